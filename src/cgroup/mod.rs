@@ -1,0 +1,1 @@
+//! cgroups: made, limited, joined, killed and removed by the daemon; v1, hybrid and v2.

@@ -1,0 +1,1 @@
+//! Configuration: one TOML file into each component's `Config`.

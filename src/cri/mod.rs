@@ -1,0 +1,1 @@
+//! gRPC face: CRI v1 over the unix socket.

@@ -1,0 +1,1 @@
+//! Safe replacement of files.

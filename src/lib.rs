@@ -1,0 +1,29 @@
+//! inro: a Kubernetes CRI v1 runtime daemon.
+//!
+//! A module uses lower rows only; `tests/layering.rs` holds this table.
+//!
+//! | row | modules |
+//! |---|---|
+//! | assembly | [`cli`] [`daemon`] [`config`] |
+//! | faces | [`cri`] |
+//! | domain | [`pod`] |
+//! | mechanisms | [`spec`] [`lockdown`] [`cgroup`] [`net`] [`image`] [`zygote`] [`shim`] [`store`] |
+//! | ground | [`model`] [`sys`] [`durable`] |
+
+pub mod cgroup;
+pub mod cli;
+pub mod config;
+pub mod cri;
+pub mod daemon;
+pub mod durable;
+pub mod image;
+pub mod lockdown;
+pub mod model;
+pub mod net;
+pub mod pod;
+pub mod shim;
+pub mod spec;
+pub mod store;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod zygote;

@@ -1,0 +1,1 @@
+//! What confines a container: users, capabilities, seccomp, the root file system's shape.

@@ -1,0 +1,81 @@
+//! An image as the store holds it.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// `sha256:` and 64 hex digits of the image's config: one value for PullImage, ImageStatus and container status.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ImageId(pub String);
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an image says about running it. Source: OCI image-spec, "config".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// Raw `User` string: `name`, `uid`, `name:group`, `uid:gid` or empty.
+    pub user: String,
+    /// `KEY=value` strings.
+    pub env: Vec<String>,
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// Empty: `/`.
+    pub working_dir: String,
+    /// Signal number of `StopSignal`, if it has a valid one.
+    pub stop_signal: Option<i32>,
+    /// Paths of `Volumes`.
+    pub volumes: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// An image in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageView {
+    pub id: ImageId,
+    /// Tags as fully qualified references, sorted.
+    pub repo_tags: Vec<String>,
+    /// `repository@digest` references, sorted.
+    pub repo_digests: Vec<String>,
+    /// Compressed size of config and layers in bytes.
+    pub size_bytes: u64,
+    pub config: ImageConfig,
+    /// The layers' `fs` folders, lowest first, for overlayfs.
+    pub layers: Vec<PathBuf>,
+    pub pinned: bool,
+}
+
+/// A secret whose `Debug` is `***`.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "***" })
+    }
+}
+
+/// Credentials of one pull. Source: CRI `AuthConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Auth {
+    pub username: String,
+    pub password: Secret,
+    /// Base64 of `username:password`.
+    pub auth: Secret,
+    /// When set, the credentials are for this registry only.
+    pub server_address: String,
+    /// An OAuth2 refresh token.
+    pub identity_token: Secret,
+    /// A bearer token to send as it is.
+    pub registry_token: Secret,
+}

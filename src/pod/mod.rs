@@ -1,0 +1,1 @@
+//! The domain: sandboxes and containers, one file per operation.

@@ -1,0 +1,1 @@
+//! The daemon's side of the shim: its embedded binary, its control connection, its records.

@@ -1,0 +1,1 @@
+//! Records of the run folder: versioned, checksummed, replaced by rename.
