@@ -14,7 +14,7 @@ use rustix::{
     fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat},
     io::{Errno, fcntl_setfd, ioctl_fionbio, read, write},
     net::{SocketFlags, accept_with},
-    process::{Pid, WaitOptions, WaitStatus, getpid, waitpid},
+    process::{Pid, WaitOptions, WaitStatus, getpid, wait},
     termios::{Winsize, tcsetwinsize},
     time::{ClockId, clock_gettime},
 };
@@ -231,7 +231,7 @@ impl Supervisor {
         if matches!(self.state, State::Creating | State::Done) {
             return;
         }
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if pid == Pid::from_raw(self.init).unwrap_or(Pid::INIT)
                 && self.happen(Event::InitExited) == Action::RecordExit
             {
