@@ -34,8 +34,7 @@ fn main() {
             "--release",
             "-p",
             "inro-shim",
-            "--bin",
-            "inro-shim",
+            "--bins",
             "--features",
             "bin",
         ])
@@ -55,6 +54,7 @@ fn main() {
         .status()
         .expect("cargo can be run");
     assert!(status.success(), "building the shim failed");
-    let binary = out.join(target).join("release/inro-shim");
-    println!("cargo::rustc-env=INRO_SHIM={}", binary.display());
+    let built = out.join(target).join("release");
+    println!("cargo::rustc-env=INRO_SHIM={}", built.join("inro-shim").display());
+    println!("cargo::rustc-env=INRO_DEMO={}", built.join("inro-demo").display());
 }

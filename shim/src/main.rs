@@ -6,6 +6,7 @@
 #![no_main]
 
 mod clients;
+mod memory;
 mod raw;
 mod sink;
 mod start;

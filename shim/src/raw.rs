@@ -15,7 +15,6 @@ mod number {
     pub const RT_SIGPROCMASK: usize = 14;
     pub const KILL: usize = 62;
     pub const RT_SIGTIMEDWAIT: usize = 128;
-    pub const EXIT_GROUP: usize = 231;
     pub const SIGNALFD4: usize = 289;
     pub const CLOSE_RANGE: usize = 436;
 }
@@ -25,7 +24,6 @@ mod number {
     pub const RT_SIGPROCMASK: usize = 135;
     pub const KILL: usize = 129;
     pub const RT_SIGTIMEDWAIT: usize = 137;
-    pub const EXIT_GROUP: usize = 94;
     pub const SIGNALFD4: usize = 74;
     pub const CLOSE_RANGE: usize = 436;
 }
@@ -89,12 +87,4 @@ pub fn kill(pid: i32, signal: i32) -> i32 {
 pub fn close_from(first: u32) {
     // SAFETY: nothing owns descriptors that this program was not told of; the reaper owns none at all.
     unsafe { call(number::CLOSE_RANGE, first as usize, u32::MAX as usize, 0, 0) };
-}
-
-/// Ends the process.
-pub fn exit(code: i32) -> ! {
-    loop {
-        // SAFETY: does not return.
-        unsafe { call(number::EXIT_GROUP, code as usize, 0, 0, 0) };
-    }
 }

@@ -7,7 +7,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::start::Buffer;
+use crate::memory::Buffer;
 
 /// Entries per write: each write appends whole entries, so no reader sees a torn line.
 const BATCH: usize = 32;

@@ -1,15 +1,8 @@
-//! Start-up without a C library: the entry point, the arguments, the buffers, and the memory functions that the
-//! compiler calls. With `raw` the only unsafe code of the shim.
+//! Start-up without a C library: the entry point, the arguments, the end, and the memory functions that the compiler
+//! calls. With `raw` and `memory` the only unsafe code of the shim.
 #![allow(unsafe_code)]
 
-use core::{
-    cell::UnsafeCell,
-    ffi::CStr,
-    sync::atomic::{AtomicBool, Ordering},
-};
-
-use inro_shim::log::PIECE;
-use rustix::fd::{FromRawFd, OwnedFd};
+use core::ffi::CStr;
 
 /// The program's arguments as the kernel laid them out.
 #[derive(Clone, Copy)]
@@ -49,38 +42,28 @@ unsafe extern "C" fn entry(stack: *const usize) -> ! {
             first: stack.add(1).cast(),
         }
     };
-    crate::raw::exit(crate::main(arguments))
+    exit(crate::main(arguments))
+}
+
+/// Ends the process.
+pub fn exit(code: i32) -> ! {
+    loop {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: exit_group(2) takes a number and does not return.
+        unsafe {
+            core::arch::asm!("syscall", in("rax") 231, in("rdi") code, lateout("rcx") _, lateout("r11") _, options(nostack));
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!("svc 0", in("x8") 94, in("x0") code, options(nostack));
+        }
+    }
 }
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    crate::raw::exit(101)
-}
-
-/// A descriptor that the launcher put at a fixed number. Each number is taken once.
-pub fn inherited(number: i32) -> OwnedFd {
-    // SAFETY: `launch` says which numbers are open, and the supervisor takes each of them once.
-    unsafe { OwnedFd::from_raw_fd(number) }
-}
-
-/// One stream's bytes that are not in the log yet.
-pub type Buffer = [u8; PIECE];
-
-struct Buffers(UnsafeCell<[Buffer; 2]>);
-// SAFETY: there is one thread, and `buffers` hands them out once.
-unsafe impl Sync for Buffers {}
-
-/// In .bss, so that a quiet container's buffers never become pages.
-static BUFFERS: Buffers = Buffers(UnsafeCell::new([[0; PIECE]; 2]));
-static TAKEN: AtomicBool = AtomicBool::new(false);
-
-/// The two buffers; the second call ends the program.
-pub fn buffers() -> &'static mut [Buffer; 2] {
-    if TAKEN.swap(true, Ordering::Relaxed) {
-        crate::raw::exit(101);
-    }
-    // SAFETY: the flag makes this the only reference.
-    unsafe { &mut *BUFFERS.0.get() }
+    exit(101)
 }
 
 /// # Safety
@@ -173,5 +156,5 @@ extern "C" fn rust_eh_personality() {}
 /// As above.
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
-    crate::raw::exit(101)
+    exit(101)
 }

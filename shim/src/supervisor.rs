@@ -21,9 +21,8 @@ use rustix::{
 
 use crate::{
     clients::{Clients, Heard, MOST, receive_console},
-    raw,
+    memory, raw,
     sink::{Log, Source},
-    start,
 };
 
 /// Seconds that the streams may stay open after init's end; the daemon kills what holds them long before.
@@ -58,9 +57,9 @@ struct Supervisor {
 pub fn run(flags: Flags) -> i32 {
     raw::close_from(launch::FIRST_FOREIGN as u32);
     let Some(children) = raw::child_events() else { return 3 };
-    let [out, err] = start::buffers();
+    let [out, err] = memory::buffers();
     let stream = |number| {
-        let fd = start::inherited(number);
+        let fd = memory::inherited(number);
         let _ = (ioctl_fionbio(&fd, true), fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC));
         fd
     };
@@ -87,16 +86,16 @@ impl Supervisor {
         stdin: Option<OwnedFd>,
         console: Option<OwnedFd>,
     ) -> Self {
-        let listener = start::inherited(launch::CONTROL);
-        let announcement = start::inherited(launch::INIT_PID);
+        let listener = memory::inherited(launch::CONTROL);
+        let announcement = memory::inherited(launch::INIT_PID);
         let _ = (ioctl_fionbio(&listener, true), ioctl_fionbio(&announcement, true));
         Self {
             state: State::Creating,
             flags,
-            folder: start::inherited(launch::FOLDER),
+            folder: memory::inherited(launch::FOLDER),
             listener,
             children,
-            log: Log::new(flags.log.then(|| start::inherited(launch::LOG))),
+            log: Log::new(flags.log.then(|| memory::inherited(launch::LOG))),
             announcement: Some(announcement),
             init: 0,
             stdout,
@@ -109,7 +108,7 @@ impl Supervisor {
         }
     }
 
-    fn supervise(mut self, mut pty_buffer: Option<&'static mut start::Buffer>) -> i32 {
+    fn supervise(mut self, mut pty_buffer: Option<&'static mut memory::Buffer>) -> i32 {
         while self.state != State::Done {
             let ready = self.wait();
             if ready.children {
@@ -267,7 +266,7 @@ impl Supervisor {
         renameat(&self.folder, temporary, &self.folder, name)
     }
 
-    fn take_console(&mut self, buffer: &mut Option<&'static mut start::Buffer>) {
+    fn take_console(&mut self, buffer: &mut Option<&'static mut memory::Buffer>) {
         let Some(listener) = &self.console else { return };
         let Ok(connection) = accept_with(listener, SocketFlags::CLOEXEC) else {
             return;

@@ -237,6 +237,16 @@ impl Inner {
     }
 }
 
+/// Removes a bridge that no pod is on any more; nothing to do when it is gone.
+///
+/// # Errors
+/// [`NetError::Netlink`].
+pub fn remove_bridge(name: &str) -> Result<(), NetError> {
+    Netlink::open()
+        .and_then(|mut netlink| netlink.delete(name))
+        .map_err(during(&format!("remove {name}")))
+}
+
 /// Lets the host route between pods and the rest, and says so once when that changes it.
 fn forward() -> Result<(), NetError> {
     let path = Path::new("/proc/sys/net/ipv4/ip_forward");
