@@ -1,1 +1,64 @@
-//! Safe replacement of files.
+//! Safe replacement of files: a reader sees the old bytes or the new ones, never a part.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+};
+
+/// Replaces a file by temp + rename. Safe against the death of this process, not against a power cut.
+///
+/// # Errors
+/// Those of the file system; the old file is untouched then.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary(path);
+    fs::write(&temporary, bytes)?;
+    fs::rename(&temporary, path)
+}
+
+/// As [`write`], and safe against a power cut too: the bytes are on the disk before the name is, and the name before
+/// this returns.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary(path);
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Makes a folder, and those above it, that only we can enter (0700). An existing one is kept as it is.
+///
+/// # Errors
+/// Those of mkdir(2).
+pub fn create_private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn temporary(path: &Path) -> std::path::PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_has_the_new_bytes_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        write(&path, b"old").unwrap();
+        write_synced(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,1 +1,193 @@
 //! Images: references, registries, content, layers and snapshots.
+//!
+//! ```text
+//! <root>/blobs/sha256/<hex>            manifests and configs, as they were served
+//! <root>/layers/<chain id>/fs, done    unpacked layers; without a valid `done` there is no layer
+//! <root>/images/<hex>                  one record per image: its names, manifest, layers; written last
+//! <root>/snapshots/<container>/        upper and work folders of a container's root file system
+//! <root>/tmp/                          what is being made; emptied at start
+//! ```
+//! Content comes before what names it, so the store can be smaller than the truth, never wrong.
+
+mod content;
+mod import;
+pub mod manifest;
+mod pull;
+mod records;
+pub mod reference;
+pub mod registry;
+pub mod snapshot;
+mod store;
+pub mod unpack;
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Auth, ContainerId, ErrorKind, ImageId, ImageView};
+use store::Store;
+
+/// Where images come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Folder of `hosts.toml` files, in containerd's layout; read at each pull.
+    pub hosts_dir: PathBuf,
+    /// Layers unpacked at once; 0: cores + 1.
+    pub concurrent_layers: usize,
+    /// Archives in this folder are imported at start; for nodes without a registry.
+    pub preload_dir: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hosts_dir: "/etc/inro/hosts".into(),
+            concurrent_layers: 0,
+            preload_dir: None,
+        }
+    }
+}
+
+/// Why an image cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("image {reference:?}: {why}")]
+    Reference { reference: String, why: String },
+    #[error("{0}")]
+    Registry(#[from] registry::RegistryError),
+    #[error("manifest: {0}")]
+    Manifest(#[from] manifest::ManifestError),
+    #[error("layer {digest}: {why}")]
+    Layer { digest: String, why: String },
+    #[error("{what} has digest {got}, not {expected}")]
+    Digest {
+        what: &'static str,
+        expected: String,
+        got: String,
+    },
+    #[error("archive: {0}")]
+    Archive(String),
+    #[error("{action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("the pull was abandoned")]
+    Abandoned,
+}
+
+impl ImageError {
+    /// Whose fault it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Reference { .. } => ErrorKind::InvalidArgument,
+            Self::Registry(error) => error.kind(),
+            Self::Manifest(_) | Self::Layer { .. } | Self::Digest { .. } | Self::Archive(_) => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
+            Self::Io { .. } => ErrorKind::Internal,
+            Self::Abandoned => ErrorKind::Cancelled,
+        }
+    }
+}
+
+/// What images take on the disk.
+#[derive(Debug, Clone)]
+pub struct FsUsage {
+    pub path: PathBuf,
+    pub used_bytes: u64,
+    pub inodes: u64,
+}
+
+/// The images of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Images {
+    store: Arc<Store>,
+    config: Arc<Config>,
+    pulls: Arc<pull::Pulls>,
+}
+
+impl Images {
+    /// Opens the store below `root` and removes what an earlier life was making.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn open(root: &std::path::Path, config: &Config) -> Result<Self, ImageError> {
+        let store = Arc::new(Store::open(root)?);
+        Ok(Self {
+            store,
+            pulls: Arc::new(pull::Pulls::new(config)),
+            config: Arc::new(config.clone()),
+        })
+    }
+
+    /// Pulls an image. A pull of the same reference under way is joined.
+    ///
+    /// # Errors
+    /// [`ImageError`]; nothing is named that is not whole.
+    pub async fn pull(&self, reference: &str, auth: Option<Auth>) -> Result<ImageId, ImageError> {
+        pull::pull(self, reference, auth).await
+    }
+
+    /// The image that a reference, an image id or the unique beginning of one means; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`ImageError::Reference`] when it is none of these.
+    pub fn status(&self, name: &str) -> Result<Option<ImageView>, ImageError> {
+        self.store.find(name)
+    }
+
+    /// All images, or the one that `filter` means.
+    pub fn list(&self, filter: Option<&str>) -> Vec<ImageView> {
+        match filter {
+            None => self.store.all(),
+            Some(name) => self.store.find(name).ok().flatten().into_iter().collect(),
+        }
+    }
+
+    /// Removes an image with all its names; nothing to do when it is not there. Layers that a container uses stay
+    /// until it is gone. Blocks.
+    ///
+    /// # Errors
+    /// [`ImageError::Reference`], [`ImageError::Io`].
+    pub fn remove(&self, name: &str) -> Result<(), ImageError> {
+        match self.store.find(name)? {
+            Some(image) => self.store.remove(&image.id),
+            None => Ok(()),
+        }
+    }
+
+    /// Imports an OCI archive under `name`. Blocks.
+    ///
+    /// # Errors
+    /// [`ImageError::Archive`] and those of a pull.
+    pub fn import(&self, archive: impl io::Read, name: &str) -> Result<ImageId, ImageError> {
+        import::import(&self.store, archive, name)
+    }
+
+    /// Imports every archive of the preload folder: `NAME.tar` whose index names its image by
+    /// `org.opencontainers.image.ref.name`. One that is broken is logged and passed over. Blocks.
+    pub fn preload(&self) {
+        if let Some(dir) = &self.config.preload_dir {
+            import::preload(&self.store, dir);
+        }
+    }
+
+    /// Keeps an image's layers for a container.
+    pub fn hold(&self, image: &ImageId, container: &ContainerId) {
+        self.store.hold(image, container);
+    }
+
+    /// Ends a hold; the layers of an image removed meanwhile go with the last.
+    pub fn release(&self, image: &ImageId, container: &ContainerId) {
+        self.store.release(image, container);
+    }
+
+    /// What the images take, from what was counted when they were unpacked.
+    pub fn fs_info(&self) -> FsUsage {
+        self.store.usage()
+    }
+}

@@ -1,1 +1,173 @@
 //! The domain: sandboxes and containers, one file per operation.
+//!
+//! ```text
+//! sandbox    (plan) ──run──▶ Ready ──stop──▶ NotReady ──remove──▶ (gone)
+//! container  (plan) ──create──▶ Created ──start──▶ Running ──exit──▶ Exited ──remove──▶ (gone)
+//! ```
+//! This is the only conductor: it calls the mechanisms, and none of them knows another. What exists is told by the run
+//! folder's records; [`Index`] is what they say, in memory. Everything an operation makes is named by its plan record
+//! before it is made, and one teardown per kind takes apart all that a plan can name: it serves a failed operation, an
+//! ordinary removal and the recovery after a crash alike, so the path that matters most is the one walked every day.
+//!
+//! A mutating call runs to its end once begun, and the same request arriving meanwhile joins it.
+
+mod create;
+mod error;
+mod exec;
+mod flight;
+mod index;
+mod log;
+mod pins;
+mod records;
+mod recover;
+mod remove;
+mod run;
+mod start;
+mod stop;
+mod stop_sandbox;
+mod teardown;
+mod watch;
+
+use std::{path::Path, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+pub use error::PodError;
+pub use exec::ExecOutput;
+
+use crate::{
+    cgroup::Cgroups,
+    image::{Images, snapshot::Snapshots},
+    model::{ContainerFilter, ContainerId, ContainerMetadata, ContainerView, SandboxFilter, SandboxId},
+    model::{SandboxMetadata, SandboxView},
+    net::Network,
+    store::Shelf,
+    zygote::Zygote,
+};
+use flight::Flights;
+use index::Index;
+
+/// Node policy for pods.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// cgroup parent of sandboxes that name none.
+    pub cgroup_parent: String,
+    /// Names of runtime handlers beside the default, empty one.
+    pub runtime_handlers: Vec<String>,
+    /// Most processes and threads of one container; 0: no limit.
+    pub pids_limit: i64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cgroup_parent: "/inro".into(),
+            runtime_handlers: vec!["inro".into()],
+            pids_limit: 0,
+        }
+    }
+}
+
+/// The mechanisms that pods are made with.
+pub struct Mechanisms {
+    pub zygote: Zygote,
+    pub cgroups: Cgroups,
+    pub network: Network,
+    pub images: Images,
+    pub snapshots: Snapshots,
+}
+
+/// Sandboxes and containers. Cheap to clone.
+#[derive(Clone)]
+pub struct Pods {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    boot_id: String,
+    sandboxes: Shelf,
+    containers: Shelf,
+    with: Mechanisms,
+    index: Index,
+    runs: Flights<SandboxMetadata, SandboxId>,
+    creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
+}
+
+impl Pods {
+    /// Pods whose records are below `state`; call [`Pods::recover`] before serving.
+    ///
+    /// # Errors
+    /// [`PodError::Store`] when the run folder cannot be made, [`PodError::Io`] when the boot id cannot be read.
+    pub fn open(state: &Path, config: Config, with: Mechanisms) -> Result<Self, PodError> {
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot_id = std::fs::read_to_string(path)
+            .map_err(|source| PodError::Io {
+                action: "read",
+                path: path.into(),
+                source,
+            })?
+            .trim()
+            .to_owned();
+        let inner = Inner {
+            config,
+            boot_id,
+            sandboxes: Shelf::open(state, "sandboxes")?,
+            containers: Shelf::open(state, "containers")?,
+            with,
+            index: Index::default(),
+            runs: Flights::default(),
+            creates: Flights::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// One sandbox. Source: CRI PodSandboxStatus.
+    ///
+    /// # Errors
+    /// [`PodError::NoSandbox`], [`PodError::Ambiguous`].
+    pub fn sandbox(&self, id: &str) -> Result<SandboxView, PodError> {
+        Ok(self.inner.index.sandbox(id)?.view())
+    }
+
+    /// Sandboxes that match, newest first. Source: CRI ListPodSandbox.
+    pub fn sandboxes(&self, filter: &SandboxFilter) -> Vec<SandboxView> {
+        self.inner.index.sandboxes(filter)
+    }
+
+    /// One container. Source: CRI ContainerStatus.
+    ///
+    /// # Errors
+    /// [`PodError::NoContainer`], [`PodError::Ambiguous`].
+    pub fn container(&self, id: &str) -> Result<ContainerView, PodError> {
+        Ok(self.inner.index.container(id)?.view())
+    }
+
+    /// Containers that match, newest first. Source: CRI ListContainers.
+    pub fn containers(&self, filter: &ContainerFilter) -> Vec<ContainerView> {
+        self.inner.index.containers(filter)
+    }
+
+    /// The runtime handlers' names, the default one first.
+    pub fn runtime_handlers(&self) -> Vec<String> {
+        let mut names = vec![String::new()];
+        names.extend(self.inner.config.runtime_handlers.iter().cloned());
+        names
+    }
+
+    /// Whether pods can get addresses.
+    pub fn network_ready(&self) -> bool {
+        self.inner.with.network.ready()
+    }
+}
+
+/// Runs what may wait for a disk or the kernel where it does not hold up anyone else.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, PodError>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    PodError: From<E>,
+{
+    Ok(tokio::task::spawn_blocking(work).await??)
+}

@@ -1,1 +1,10 @@
 //! System calls that rustix does not offer; with the shim's start-up module the only `unsafe` code.
+
+pub mod bpf;
+pub mod capset;
+pub mod fdpass;
+pub mod fork;
+pub mod mount;
+pub mod process;
+pub mod seccomp;
+pub mod thread;

@@ -1,1 +1,35 @@
 //! The zygote: the single-threaded process that forks containers; libcontainer lives only here.
+//!
+//! ```text
+//! daemon ── client.rs ──SEQPACKET + SCM_RIGHTS──▶ server.rs (zygote: own small mount namespace, dies on EOF)
+//!                                                    ├─ create.rs      S ─▶ the shim, H ─▶ libcontainer ─▶ init
+//!                                                    ├─ exec.rs        S' = parent of one exec'd process
+//!                                                    ├─ namespaces.rs  a pod's net, ipc and uts
+//!                                                    └─ pod_init.rs    pid 1 of a shared pid namespace
+//! daemon ── start.rs ──▶ init's notify socket
+//! ```
+//! Every request carries a reply socket of its own, so that whoever does the work answers the daemon directly and a
+//! dead worker is an end of file. The zygote itself only receives and forks; nothing it does can block.
+
+mod client;
+mod confine;
+mod create;
+mod error;
+mod exec;
+mod executor;
+mod home;
+mod killing;
+mod namespaces;
+mod pod_init;
+mod protocol;
+mod server;
+mod start;
+
+pub use client::{Created, Exec, Launch, PodInit, PodNamespaces, Zygote};
+pub use error::{Failure, Stage, ZygoteError};
+pub use protocol::{
+    CgroupJoin, CreateRequest, ExecProcess, ExecRequest, ExecStdio, NamespaceFds, NamespaceKind, NamespacesRequest,
+    PodInitRequest, Stdio, namespace_path, staged_mount, staged_rootfs,
+};
+pub use server::main;
+pub use start::start;

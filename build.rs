@@ -1,0 +1,60 @@
+//! Builds the shim on the way, so that one file is the whole installation.
+//!
+//! The shim is freestanding: other flags and another profile than the daemon's. So a nested cargo builds it, in a
+//! target folder of its own (sharing one would wait for this build's lock for ever).
+
+use std::{env, path::PathBuf, process::Command};
+
+fn main() {
+    for input in ["build.rs", "Cargo.toml", "Cargo.lock", "shim/Cargo.toml", "shim/src"] {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("shim");
+    let target = env::var("TARGET").expect("cargo sets it");
+    let cargo = env::var_os("CARGO").expect("cargo sets it");
+    let flags = [
+        "-Cpanic=abort",
+        "-Crelocation-model=static",
+        "-Ctarget-feature=+crt-static",
+        "-Clink-self-contained=no",
+        "-Clink-arg=-nostartfiles",
+        "-Clink-arg=-nostdlib",
+        "-Clink-arg=-static",
+        "-Clink-arg=-no-pie",
+        "-Clink-arg=-Wl,--build-id=none,-z,noseparate-code,-z,norelro,--gc-sections",
+        "-Cforce-unwind-tables=no",
+    ];
+    let status = Command::new(cargo)
+        .current_dir(&root)
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--release",
+            "-p",
+            "inro-shim",
+            "--bin",
+            "inro-shim",
+            "--features",
+            "bin",
+        ])
+        .args(["--target", &target, "--target-dir"])
+        .arg(&out)
+        .args([
+            "--config",
+            "profile.release.opt-level='s'",
+            "--config",
+            "profile.release.lto='fat'",
+        ])
+        .args(["--config", "profile.release.codegen-units=1"])
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env_remove("CARGO_TARGET_DIR")
+        .status()
+        .expect("cargo can be run");
+    assert!(status.success(), "building the shim failed");
+    let binary = out.join(target).join("release/inro-shim");
+    println!("cargo::rustc-env=INRO_SHIM={}", binary.display());
+}

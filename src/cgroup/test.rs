@@ -1,0 +1,143 @@
+//! Real cgroups, made and removed here.
+
+use std::process::{Child, Command};
+
+use super::*;
+
+/// A cgroup of this test alone.
+struct Guard {
+    cgroups: Cgroups,
+    path: String,
+}
+
+impl Guard {
+    fn new(name: &str, resources: &Resources, rules: &[DeviceRule]) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        let path = format!("/inro-unit/{name}-{}", std::process::id());
+        let cgroups = Cgroups::detect().unwrap();
+        cgroups.create(&path, resources, rules).unwrap();
+        Some(Self { cgroups, path })
+    }
+
+    /// Runs a shell command that moves itself into the cgroup first.
+    fn run(&self, script: &str) -> Child {
+        let joins: String = match self.cgroups.is_v2() {
+            true => self
+                .cgroups
+                .hierarchy
+                .folders(&self.path)
+                .iter()
+                .map(|f| format!("echo 0 > {}/cgroup.procs;", f.display()))
+                .collect(),
+            false => self
+                .cgroups
+                .hierarchy
+                .folders(&self.path)
+                .iter()
+                .map(|f| format!("echo 0 > {}/tasks;", f.display()))
+                .collect(),
+        };
+        Command::new("sh")
+            .arg("-c")
+            .arg(format!("{joins} {script}"))
+            .spawn()
+            .unwrap()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.cgroups.remove(&self.path).unwrap();
+        let _ = self.cgroups.remove("/inro-unit");
+    }
+}
+
+#[test]
+fn a_memory_limit_kills_and_the_kill_is_counted() {
+    let resources = Resources {
+        memory_limit_bytes: Some(16 << 20),
+        memory_swap_limit_bytes: Some(16 << 20),
+        ..Resources::default()
+    };
+    let Some(guard) = Guard::new("oom", &resources, &[]) else {
+        return;
+    };
+    let status = guard.run("exec tail -c 100000000 /dev/zero").wait().unwrap();
+    assert!(!status.success());
+    assert!(guard.cgroups.oom_kills(&guard.path).unwrap() >= 1);
+}
+
+#[test]
+fn removing_a_cgroup_kills_what_runs_in_it() {
+    let Some(guard) = Guard::new("kill", &Resources::default(), &[]) else {
+        return;
+    };
+    let mut child = guard.run("sleep 1000 & sleep 1000");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while guard.cgroups.processes(&guard.path).unwrap().len() < 3 {
+        assert!(Instant::now() < deadline, "the processes do not show up");
+        thread::yield_now();
+    }
+    guard.cgroups.remove(&guard.path).unwrap();
+    assert!(!child.wait().unwrap().success());
+    assert!(guard.cgroups.processes(&guard.path).unwrap().is_empty());
+    guard.cgroups.remove(&guard.path).unwrap();
+}
+
+#[test]
+fn device_rules_deny_what_they_do_not_allow() {
+    let rule = |allow, kind, major, minor| DeviceRule {
+        allow,
+        kind,
+        major,
+        minor,
+        access: "rwm".into(),
+    };
+    let rules = [rule(false, 'a', None, None), rule(true, 'c', Some(1), Some(3))];
+    let Some(guard) = Guard::new("devices", &Resources::default(), &rules) else {
+        return;
+    };
+    assert!(guard.run("cat /dev/null").wait().unwrap().success());
+    assert!(
+        !guard
+            .run("head -c 1 /dev/zero > /dev/null 2>&1")
+            .wait()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn a_pids_limit_holds() {
+    let resources = Resources {
+        pids_limit: Some(3),
+        ..Resources::default()
+    };
+    let Some(guard) = Guard::new("pids", &resources, &[]) else {
+        return;
+    };
+    assert!(
+        !guard
+            .run("(sleep 2 & sleep 2 & sleep 2 & sleep 2 & wait) 2>/dev/null")
+            .wait()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn paths_that_climb_are_refused() {
+    let Ok(cgroups) = Cgroups::detect() else { return };
+    for path in ["relative", "/a/../b", "/", ""] {
+        assert!(
+            matches!(
+                cgroups.create(path, &Resources::default(), &[]),
+                Err(CgroupError::BadPath(_))
+            ),
+            "{path}"
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! Sessions against real servers on loopback.

@@ -1,0 +1,204 @@
+//! The ten or so messages of rtnetlink(7) that a bridge and its pods need, written by hand.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    os::fd::{OwnedFd, RawFd},
+};
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice::name_to_index, netlink::SocketAddrNetlink,
+    recv, sendto, socket_with,
+};
+
+use super::octets;
+
+const NEWLINK: u16 = 16;
+const DELLINK: u16 = 17;
+const NEWADDR: u16 = 20;
+const NEWROUTE: u16 = 24;
+const ERROR: u16 = 2;
+
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const EXCL: u16 = 0x200;
+const CREATE: u16 = 0x400;
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_GATEWAY: u16 = 5;
+const RTA_OIF: u16 = 4;
+const UP: u32 = 1;
+const INET: u8 = 2;
+
+/// A route socket in the calling thread's network namespace.
+pub struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+impl Netlink {
+    pub fn open() -> io::Result<Self> {
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// An interface's index.
+    pub fn index(&self, name: &str) -> io::Result<u32> {
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        Ok(name_to_index(socket, name)?)
+    }
+
+    /// Makes a bridge; one that is there is kept.
+    pub fn bridge(&mut self, name: &str) -> io::Result<()> {
+        let mut message = Message::link(0, 0);
+        message.text(IFLA_IFNAME, name);
+        message.nest(IFLA_LINKINFO, |info| info.text(INFO_KIND, "bridge"));
+        existing(self.send(NEWLINK, CREATE | EXCL, message))
+    }
+
+    /// Makes a pair: `host`, up and on the bridge, and `peer` in another namespace. One message does all of it.
+    pub fn veth(&mut self, host: &str, peer: &str, netns: RawFd, bridge: u32, mtu: u32) -> io::Result<()> {
+        let mut message = Message::link(0, UP);
+        message.text(IFLA_IFNAME, host);
+        message.number(IFLA_MASTER, bridge);
+        if mtu != 0 {
+            message.number(IFLA_MTU, mtu);
+        }
+        message.nest(IFLA_LINKINFO, |info| {
+            info.text(INFO_KIND, "veth");
+            info.nest(INFO_DATA, |data| {
+                data.nest(VETH_INFO_PEER, |inner| {
+                    // Without IFF_UP: the peer's peer is not there yet (ENOTCONN).
+                    inner.bytes.extend(link_header(0, 0));
+                    inner.text(IFLA_IFNAME, peer);
+                    inner.number(IFLA_NET_NS_FD, netns.cast_unsigned());
+                    if mtu != 0 {
+                        inner.number(IFLA_MTU, mtu);
+                    }
+                });
+            });
+        });
+        self.send(NEWLINK, CREATE | EXCL, message)
+    }
+
+    pub fn up(&mut self, index: u32) -> io::Result<()> {
+        self.send(NEWLINK, 0, Message::link(index, UP))
+    }
+
+    /// Adds an address; one that is there is kept.
+    pub fn address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        let mut bytes = vec![INET, prefix, 0, 0];
+        bytes.extend(index.to_ne_bytes());
+        let mut message = Message { bytes };
+        message.raw(IFA_LOCAL, &octets(address));
+        message.raw(IFA_ADDRESS, &octets(address));
+        existing(self.send(NEWADDR, CREATE | EXCL, message))
+    }
+
+    pub fn default_route(&mut self, index: u32, gateway: Ipv4Addr) -> io::Result<()> {
+        // Main table, protocol "boot", scope "universe", type "unicast", no flags.
+        let mut message = Message {
+            bytes: vec![INET, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0],
+        };
+        message.raw(RTA_GATEWAY, &octets(gateway));
+        message.number(RTA_OIF, index);
+        self.send(NEWROUTE, CREATE | EXCL, message)
+    }
+
+    /// Deletes an interface; one that is gone is no error.
+    pub fn delete(&mut self, name: &str) -> io::Result<()> {
+        let mut message = Message::link(0, 0);
+        message.text(IFLA_IFNAME, name);
+        match self.send(DELLINK, 0, message) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Sends one message and waits for the kernel's answer to it.
+    fn send(&mut self, kind: u16, flags: u16, message: Message) -> io::Result<()> {
+        self.sequence += 1;
+        let length = u32::try_from(16 + message.bytes.len()).map_err(io::Error::other)?;
+        let mut bytes = Vec::with_capacity(length as usize);
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((flags | REQUEST | ACK).to_ne_bytes());
+        bytes.extend(self.sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(message.bytes);
+        sendto(&self.socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        let mut answer = [0u8; 4096];
+        let (count, _) = recv(&self.socket, &mut answer[..], RecvFlags::empty())?;
+        let word = |at: usize| answer[at..at + 4].try_into().map(i32::from_ne_bytes).unwrap_or(0);
+        if count < 20 || u16::from_ne_bytes([answer[4], answer[5]]) != ERROR {
+            return Err(io::Error::other("an answer of another kind"));
+        }
+        match word(16) {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(-errno)),
+        }
+    }
+}
+
+fn existing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// `struct ifinfomsg`, with `change` saying which flags are meant.
+fn link_header(index: u32, flags: u32) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    bytes.extend(index.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes
+}
+
+/// A message's family header and attributes.
+struct Message {
+    bytes: Vec<u8>,
+}
+
+impl Message {
+    fn link(index: u32, flags: u32) -> Self {
+        Self {
+            bytes: link_header(index, flags),
+        }
+    }
+
+    /// An attribute: length, kind, value, and padding to four bytes.
+    fn raw(&mut self, kind: u16, value: &[u8]) {
+        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+        self.bytes.extend(length.to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend(value);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    fn text(&mut self, kind: u16, value: &str) {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.push(0);
+        self.raw(kind, &bytes);
+    }
+
+    fn number(&mut self, kind: u16, value: u32) {
+        self.raw(kind, &value.to_ne_bytes());
+    }
+
+    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+        let mut inner = Self { bytes: Vec::new() };
+        fill(&mut inner);
+        self.raw(kind, &inner.bytes);
+    }
+}

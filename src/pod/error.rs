@@ -1,0 +1,95 @@
+//! What can go wrong with a pod, in the words of the CRI.
+
+use std::path::PathBuf;
+
+use crate::{
+    cgroup::CgroupError,
+    image::ImageError,
+    lockdown::LockdownError,
+    model::{ContainerId, ErrorKind, SandboxId},
+    net::NetError,
+    shim::ShimError,
+    spec::SpecError,
+    store::StoreError,
+    zygote::ZygoteError,
+};
+
+/// Why an operation on a sandbox or container failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    #[error("no sandbox {0:?}")]
+    NoSandbox(String),
+    #[error("no container {0:?}")]
+    NoContainer(String),
+    #[error("{what} {id:?} is ambiguous: more than one id begins with it")]
+    Ambiguous { what: &'static str, id: String },
+    #[error("image {0:?} is not present")]
+    NoImage(String),
+    #[error("sandbox {0} is not ready")]
+    SandboxNotReady(SandboxId),
+    #[error("a {what} with this metadata exists already: {id}")]
+    Exists { what: &'static str, id: String },
+    #[error("container {id} is {state}, not {needed}")]
+    WrongState {
+        id: ContainerId,
+        state: &'static str,
+        needed: &'static str,
+    },
+    #[error("runtime_handler: no runtime handler {0:?}")]
+    NoHandler(String),
+    #[error("{field}: {why}")]
+    Invalid { field: &'static str, why: String },
+    #[error("{action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("container {0} did not die within the time allowed")]
+    Unkillable(ContainerId),
+    #[error("the command did not end within {0:?} and was killed")]
+    ExecTimeout(std::time::Duration),
+    #[error("the daemon's task ended early")]
+    Task(#[from] tokio::task::JoinError),
+    #[error("record")]
+    Store(#[from] StoreError),
+    #[error("cgroup")]
+    Cgroup(#[from] CgroupError),
+    #[error("image")]
+    Image(#[from] ImageError),
+    #[error("lockdown")]
+    Lockdown(#[from] LockdownError),
+    #[error("network")]
+    Net(#[from] NetError),
+    #[error("shim")]
+    Shim(#[from] ShimError),
+    #[error("spec")]
+    Spec(#[from] SpecError),
+    #[error("zygote")]
+    Zygote(#[from] ZygoteError),
+    /// The failure of a call that this one joined.
+    #[error(transparent)]
+    Joined(std::sync::Arc<PodError>),
+}
+
+impl PodError {
+    /// Whose fault it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSandbox(_) | Self::NoContainer(_) | Self::NoImage(_) | Self::NoHandler(_) => ErrorKind::NotFound,
+            Self::Exists { .. } => ErrorKind::AlreadyExists,
+            Self::SandboxNotReady(_) | Self::WrongState { .. } => ErrorKind::FailedPrecondition,
+            Self::Ambiguous { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::ExecTimeout(_) | Self::Unkillable(_) => ErrorKind::DeadlineExceeded,
+            Self::Io { .. } | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
+            Self::Cgroup(e) => e.kind(),
+            Self::Image(e) => e.kind(),
+            Self::Lockdown(e) => e.kind(),
+            Self::Net(e) => e.kind(),
+            Self::Shim(e) => e.kind(),
+            Self::Spec(e) => e.kind(),
+            Self::Zygote(e) => e.kind(),
+            Self::Joined(e) => e.kind(),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What keeps a pod's namespaces and its shared memory alive without a process: bind mounts in the sandbox's folder.
+//!
+//! Source: namespaces(7), "The /proc/pid/ns/ directory": a bind mount of a namespace file keeps the namespace.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+
+use super::PodError;
+use crate::zygote::PodNamespaces;
+
+/// Names of the pinned namespaces, as in /proc/PID/ns.
+const KINDS: [&str; 3] = ["net", "ipc", "uts"];
+/// Size of a pod's /dev/shm, as both peers have it.
+const SHM: &std::ffi::CStr = c"mode=1777,size=64m";
+
+/// Binds each namespace to `<folder>/ns/<kind>`.
+///
+/// # Errors
+/// [`PodError::Io`].
+pub fn pin_namespaces(folder: &Path, namespaces: &PodNamespaces) -> Result<(), PodError> {
+    let dir = folder.join("ns");
+    fs::create_dir(&dir).map_err(|source| io_error("make", &dir, source))?;
+    for (kind, fd) in KINDS.iter().zip([&namespaces.net, &namespaces.ipc, &namespaces.uts]) {
+        let Some(fd) = fd else { continue };
+        let target = dir.join(kind);
+        File::create(&target).map_err(|source| io_error("make", &target, source))?;
+        mount_bind(format!("/proc/self/fd/{}", fd.as_raw_fd()), &target)
+            .map_err(|errno| io_error("pin the namespace at", &target, errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Opens the pinned namespaces again; those that the pod shares with the host are absent.
+///
+/// # Errors
+/// [`PodError::Io`].
+pub fn open_namespaces(folder: &Path) -> Result<PodNamespaces, PodError> {
+    let open = |kind: &str| -> Result<Option<OwnedFd>, PodError> {
+        let path = folder.join("ns").join(kind);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io_error("open", &path, source)),
+        }
+    };
+    Ok(PodNamespaces {
+        net: open("net")?,
+        ipc: open("ipc")?,
+        uts: open("uts")?,
+    })
+}
+
+/// Mounts the pod's /dev/shm at `<folder>/shm`.
+///
+/// # Errors
+/// [`PodError::Io`].
+pub fn mount_shm(folder: &Path) -> Result<PathBuf, PodError> {
+    let target = folder.join("shm");
+    fs::create_dir(&target).map_err(|source| io_error("make", &target, source))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("shm", &target, "tmpfs", flags, SHM).map_err(|errno| io_error("mount shm on", &target, errno.into()))?;
+    Ok(target)
+}
+
+/// Takes all of a sandbox's mounts away; what is not there is no error.
+///
+/// # Errors
+/// [`PodError::Io`].
+pub fn unpin(folder: &Path) -> Result<(), PodError> {
+    let targets = KINDS
+        .iter()
+        .map(|kind| folder.join("ns").join(kind))
+        .chain([folder.join("shm")]);
+    for target in targets {
+        // EINVAL: no mount there; ENOENT: not even a file.
+        match unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(io_error("unmount", &target, errno.into())),
+        }
+    }
+    Ok(())
+}
+
+pub fn io_error(action: &'static str, path: &Path, source: io::Error) -> PodError {
+    PodError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn pins_hold_a_namespace_and_go_without_a_trace() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let own = |kind: &str| Some(OwnedFd::from(File::open(format!("/proc/self/ns/{kind}")).unwrap()));
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+        let before = mounts();
+        pin_namespaces(
+            dir.path(),
+            &PodNamespaces {
+                net: own("net"),
+                ipc: None,
+                uts: own("uts"),
+            },
+        )
+        .unwrap();
+        mount_shm(dir.path()).unwrap();
+        assert_eq!(mounts(), before + 3);
+        let again = open_namespaces(dir.path()).unwrap();
+        assert!(again.net.is_some() && again.ipc.is_none() && again.uts.is_some());
+        unpin(dir.path()).unwrap();
+        unpin(dir.path()).unwrap();
+        assert_eq!(mounts(), before);
+    }
+}

@@ -1,0 +1,65 @@
+//! What the run folder says of a sandbox and of a container.
+//!
+//! The plan names what will be made, before it is made; every other name follows from the id. A change here is a
+//! change of record version in `store`.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    CapabilitySets, ContainerConfig, ContainerId, ContainerState, ImageId, SandboxConfig, SandboxId, SandboxState,
+    Timestamp, User,
+};
+
+/// A sandbox's plan.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxPlan {
+    pub id: SandboxId,
+    pub config: SandboxConfig,
+    pub created_at: Timestamp,
+    /// The boot that it belongs to (`/proc/sys/kernel/random/boot_id`): a sandbox of another boot is dead.
+    pub boot_id: String,
+}
+
+/// A sandbox's status: exists once the client was told of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    pub state: SandboxState,
+    pub ips: Vec<IpAddr>,
+    /// Pid of the reaper of a shared PID namespace.
+    pub reaper: Option<u32>,
+}
+
+/// A container's plan.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    pub id: ContainerId,
+    pub sandbox: SandboxId,
+    pub config: ContainerConfig,
+    pub image_id: ImageId,
+    /// Absolute path of the log.
+    pub log: Option<PathBuf>,
+    /// cgroup path under the hierarchies' roots.
+    pub cgroup: String,
+    pub created_at: Timestamp,
+}
+
+/// What was found out while a container was made, and what an exec in it starts from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub user: User,
+    pub stop_signal: i32,
+    pub capabilities: CapabilitySets,
+    pub env: Vec<String>,
+    pub cwd: PathBuf,
+    pub init: u32,
+    /// The program that init runs from while it waits (device and inode).
+    pub init_exe: Option<(u64, u64)>,
+}
+
+/// A container's status: exists once the client was told of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    pub state: ContainerState,
+}

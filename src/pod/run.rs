@@ -1,0 +1,199 @@
+//! RunPodSandbox: namespaces, network, shared memory and files of a pod; no process unless its PID namespace is shared.
+
+use std::{fs, os::fd::OwnedFd, path::Path, sync::Arc};
+
+use super::{
+    Inner, PodError, Pods, blocking,
+    index::Sandbox,
+    pins::{self, io_error},
+    records::{SandboxPlan, SandboxStatus},
+};
+use crate::{
+    model::{NamespaceMode, SandboxConfig, SandboxId, SandboxState, Timestamp},
+    spec,
+    store::{Folder, Name},
+    zygote::{CgroupJoin, NamespacesRequest, PodInitRequest, PodNamespaces},
+};
+
+impl Pods {
+    /// Makes a sandbox and its namespaces. The same metadata again gives the same sandbox.
+    ///
+    /// # Errors
+    /// [`PodError::NoHandler`]; [`PodError::Exists`] when the metadata names a sandbox that was asked for differently
+    /// or is stopped; those of the mechanisms. Nothing is left behind.
+    pub async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId, PodError> {
+        let metadata = config.metadata.clone();
+        self.inner
+            .runs
+            .join(&metadata, || self.inner.clone().run_sandbox(config))
+            .await
+    }
+}
+
+impl Inner {
+    async fn run_sandbox(self: Arc<Self>, config: SandboxConfig) -> Result<SandboxId, PodError> {
+        self.check_handler(&config.runtime_handler)?;
+        if let Some(existing) = self.index.sandbox_named(&config.metadata) {
+            return again(&existing, &config);
+        }
+        let id = SandboxId::random();
+        let plan = SandboxPlan {
+            id: id.clone(),
+            config,
+            created_at: Timestamp::now(),
+            boot_id: self.boot_id.clone(),
+        };
+        let folder = self.sandboxes.folder(id.as_str());
+        match self.make_sandbox(&plan, &folder).await {
+            Ok(status) => {
+                let (status, turn) = (tokio::sync::watch::Sender::new(status), tokio::sync::Mutex::default());
+                self.index.insert_sandbox(Arc::new(Sandbox {
+                    plan,
+                    folder,
+                    status,
+                    turn,
+                }));
+                Ok(id)
+            }
+            Err(error) => {
+                self.tear_down_sandbox(&plan, &folder).await;
+                self.discard(&folder).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> Result<SandboxStatus, PodError> {
+        folder.create()?;
+        folder.write(Name::Plan, plan)?;
+        let namespaces = self.with.zygote.namespaces(namespaces_wanted(&plan.config)).await?;
+        let (namespaces, ips) = self.furnish(plan, folder, namespaces).await?;
+        let reaper = self.start_reaper(plan, folder, &namespaces).await?;
+        let status = SandboxStatus {
+            state: SandboxState::Ready,
+            ips,
+            reaper,
+        };
+        folder.write(Name::Status, &status)?;
+        Ok(status)
+    }
+
+    /// Pins the namespaces, attaches the network, mounts the shared memory and writes the pod's files.
+    async fn furnish(
+        &self,
+        plan: &SandboxPlan,
+        folder: &Folder,
+        namespaces: PodNamespaces,
+    ) -> Result<(PodNamespaces, Vec<std::net::IpAddr>), PodError> {
+        let (network, plan, folder) = (self.with.network.clone(), plan.clone(), folder.clone());
+        blocking(move || {
+            pins::pin_namespaces(folder.path(), &namespaces)?;
+            let ips = match &namespaces.net {
+                Some(netns) => {
+                    network
+                        .attach(&plan.id, std::os::fd::AsFd::as_fd(netns), &plan.config)?
+                        .ips
+                }
+                None => Vec::new(),
+            };
+            if namespaces.ipc.is_some() {
+                pins::mount_shm(folder.path())?;
+            }
+            write_files(folder.path(), &plan.config)?;
+            Ok::<_, PodError>((namespaces, ips))
+        })
+        .await
+    }
+
+    /// Pid 1 of a PID namespace that the pod's containers share.
+    async fn start_reaper(
+        &self,
+        plan: &SandboxPlan,
+        folder: &Folder,
+        namespaces: &PodNamespaces,
+    ) -> Result<Option<u32>, PodError> {
+        if plan.config.namespaces.pid != NamespaceMode::Pod {
+            return Ok(None);
+        }
+        let path = self.cgroup_path(&plan.config, plan.id.as_str());
+        self.with.cgroups.create(&path, &Default::default(), &[])?;
+        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
+        let fail = |source| io_error("duplicate the namespaces of", folder.path(), source);
+        let request = PodInitRequest {
+            cgroup: self.cgroup_join(&path)?,
+            net: copy(&namespaces.net).map_err(fail)?,
+            ipc: copy(&namespaces.ipc).map_err(fail)?,
+            uts: copy(&namespaces.uts).map_err(fail)?,
+        };
+        Ok(Some(self.with.zygote.pod_init(request).await?.pid))
+    }
+
+    fn check_handler(&self, name: &str) -> Result<(), PodError> {
+        let known = name.is_empty() || self.config.runtime_handlers.iter().any(|known| known == name);
+        if known {
+            Ok(())
+        } else {
+            Err(PodError::NoHandler(name.to_owned()))
+        }
+    }
+
+    /// The cgroup of `name` (a sandbox's or container's id) in a pod.
+    pub(super) fn cgroup_path(&self, config: &SandboxConfig, name: &str) -> String {
+        let parent = match config.cgroup_parent.as_str() {
+            "" => &self.config.cgroup_parent,
+            parent => parent,
+        };
+        format!("{}/{name}", parent.trim_end_matches('/'))
+    }
+
+    pub(super) fn cgroup_join(&self, path: &str) -> Result<CgroupJoin, PodError> {
+        Ok(if self.with.cgroups.is_v2() {
+            CgroupJoin::V2(self.with.cgroups.v2_dir(path)?)
+        } else {
+            CgroupJoin::V1(self.with.cgroups.join_fds(path)?)
+        })
+    }
+}
+
+fn again(existing: &Sandbox, config: &SandboxConfig) -> Result<SandboxId, PodError> {
+    let ready = existing.status.borrow().state == SandboxState::Ready;
+    if ready && existing.plan.config == *config {
+        Ok(existing.plan.id.clone())
+    } else {
+        Err(PodError::Exists {
+            what: "sandbox",
+            id: existing.plan.id.to_string(),
+        })
+    }
+}
+
+/// A pod on the host's network keeps the host's name too, as both peers have it.
+fn namespaces_wanted(config: &SandboxConfig) -> NamespacesRequest {
+    let own_net = config.namespaces.network != NamespaceMode::Node;
+    NamespacesRequest {
+        net: own_net,
+        ipc: config.namespaces.ipc != NamespaceMode::Node,
+        uts: own_net,
+        hostname: config.hostname.clone(),
+        sysctls: config.sysctls.clone(),
+    }
+}
+
+/// The files that every container of the pod gets unless its mounts bring their own.
+fn write_files(folder: &Path, config: &SandboxConfig) -> Result<(), PodError> {
+    let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let hostname = match config.hostname.as_str() {
+        "" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        name => name.to_owned(),
+    };
+    let files = [
+        ("resolv.conf", spec::resolv_conf(&config.dns, &host("/etc/resolv.conf"))),
+        ("hosts", host("/etc/hosts")),
+        ("hostname", format!("{hostname}\n")),
+    ];
+    for (name, text) in files {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(|source| io_error("write", &path, source))?;
+    }
+    Ok(())
+}

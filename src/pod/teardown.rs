@@ -1,0 +1,89 @@
+//! Taking apart all that a plan can name. Each step is idempotent and goes on after a failure of another, so that one
+//! stuck thing never keeps the rest; what fails is logged and tried again at the next call or start.
+
+use std::time::Duration;
+
+use super::{
+    Inner, PodError, blocking, pins,
+    records::{ContainerPlan, SandboxPlan},
+};
+use crate::{shim, store::Folder};
+
+/// How long a shim may take to write out what its container printed last.
+const SHIM_DRAIN: Duration = Duration::from_secs(5);
+
+impl Inner {
+    /// Everything of a sandbox but its folder and its containers.
+    ///
+    /// Answers whether all of it is gone.
+    pub(super) async fn tear_down_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> bool {
+        let (network, cgroups) = (self.with.network.clone(), self.with.cgroups.clone());
+        let cgroup = self.cgroup_path(&plan.config, plan.id.as_str());
+        let (id, path) = (plan.id.clone(), folder.path().to_owned());
+        let work = move || {
+            let steps = [
+                (
+                    "remove the reaper's cgroup",
+                    cgroups.remove(&cgroup).map_err(PodError::from),
+                ),
+                ("detach the network", network.detach(&id).map_err(PodError::from)),
+                ("unpin the namespaces", pins::unpin(&path)),
+            ];
+            let mut clean = true;
+            for (step, result) in steps {
+                if let Err(error) = result {
+                    tracing::warn!(sandbox = %id, error = %chain(&error), "cannot {step}");
+                    clean = false;
+                }
+            }
+            Ok::<_, PodError>(clean)
+        };
+        blocking(work).await.unwrap_or(false)
+    }
+
+    /// Everything of a container but its folder: its processes, cgroup, shim, snapshot and hold on the image.
+    ///
+    /// Answers whether all of it is gone.
+    pub(super) async fn tear_down_container(&self, plan: &ContainerPlan, folder: &Folder) -> bool {
+        let mut clean = true;
+        let mut note = |step: &str, result: Result<(), PodError>| {
+            if let Err(error) = result {
+                tracing::warn!(container = %plan.id, error = %chain(&error), "cannot {step}");
+                clean = false;
+            }
+        };
+        let (cgroups, cgroup) = (self.with.cgroups.clone(), plan.cgroup.clone());
+        note("remove the cgroup", blocking(move || cgroups.remove(&cgroup)).await);
+        note(
+            "end the shim",
+            shim::end(folder.path(), SHIM_DRAIN).await.map_err(PodError::from),
+        );
+        let (snapshots, id) = (self.with.snapshots.clone(), plan.id.clone());
+        note("remove the snapshot", blocking(move || snapshots.remove(&id)).await);
+        self.with.images.release(&plan.image_id, &plan.id);
+        clean
+    }
+
+    /// Removes a folder whose contents are torn down.
+    pub(super) async fn discard(&self, folder: &Folder) {
+        let folder = folder.clone();
+        if let Err(error) = blocking(move || folder.remove()).await {
+            tracing::warn!(error = %chain(&error), "cannot remove a folder");
+        }
+    }
+}
+
+/// An error and its sources in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,89 @@
+//! From a container's exit to its record: one task per live container.
+
+use std::sync::Arc;
+
+use super::{Inner, PodError, blocking, index::Container, records::ContainerStatus, teardown::chain};
+use crate::{
+    model::{ContainerState, Exit, Timestamp},
+    shim::{self, Shim},
+    store::Name,
+};
+
+impl Inner {
+    /// Waits for the shim's word, then settles the container.
+    pub(super) fn watch(self: &Arc<Self>, container: Arc<Container>, shim: Arc<Shim>) {
+        *container.shim.lock().expect("no panic while the slot is held") = Some(shim.clone());
+        let inner = self.clone();
+        tokio::spawn(async move {
+            shim.exited().await;
+            inner.settle(&container).await;
+        });
+    }
+
+    /// Reads how init ended, publishes it, and ends what it left in its cgroup.
+    pub(super) async fn settle(&self, container: &Container) {
+        let exit = match self.read_exit(container).await {
+            Ok(exit) => exit,
+            Err(error) => {
+                tracing::error!(container = %container.plan.id, error = %chain(&error), "exit record unreadable");
+                lost("its exit record cannot be read")
+            }
+        };
+        // The cgroup's leftovers die before the exit is told: after it nothing of the container runs.
+        let (cgroups, path) = (self.with.cgroups.clone(), container.plan.cgroup.clone());
+        if let Err(error) = blocking(move || cgroups.remove(&path)).await {
+            tracing::warn!(container = %container.plan.id, error = %chain(&error), "cannot remove the cgroup");
+        }
+        let mut written = Ok(());
+        container.state.send_modify(|state| {
+            let started_at = match *state {
+                ContainerState::Running { started_at } => Some(started_at),
+                _ => None,
+            };
+            *state = ContainerState::Exited {
+                started_at,
+                exit: exit.clone(),
+            };
+            written = container
+                .folder
+                .write(Name::Status, &ContainerStatus { state: state.clone() });
+        });
+        if let Err(error) = written {
+            tracing::error!(container = %container.plan.id, error = %chain(&error), "exit not recorded");
+        }
+        *container.shim.lock().expect("no panic while the slot is held") = None;
+        tracing::info!(container = %container.plan.id, code = exit.code, reason = exit.reason, "exited");
+    }
+
+    async fn read_exit(&self, container: &Container) -> Result<Exit, PodError> {
+        let (cgroups, path) = (self.with.cgroups.clone(), container.plan.cgroup.clone());
+        let dir = container.folder.path().to_owned();
+        blocking(move || {
+            let Some(record) = shim::read_exit(&dir)? else {
+                return Ok(lost("its shim died"));
+            };
+            let oom_killed = record.code == 137 && cgroups.oom_kills(&path).unwrap_or(0) > 0;
+            let reason = match record.code {
+                _ if oom_killed => "OOMKilled",
+                0 => "Completed",
+                _ => "Error",
+            };
+            Ok::<_, PodError>(Exit {
+                code: record.code,
+                reason: reason.to_owned(),
+                message: String::new(),
+                finished_at: Timestamp(record.finished_at_ns),
+            })
+        })
+        .await
+    }
+}
+
+fn lost(why: &str) -> Exit {
+    Exit {
+        code: 255,
+        reason: "ShimLost".to_owned(),
+        message: format!("the container was killed because {why}"),
+        finished_at: Timestamp::now(),
+    }
+}

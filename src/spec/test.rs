@@ -1,0 +1,184 @@
+//! The shapes of specs, one file per scenario.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::model::*;
+
+fn sandbox() -> SandboxConfig {
+    SandboxConfig {
+        metadata: SandboxMetadata {
+            name: "pod".into(),
+            uid: "u-1".into(),
+            namespace: "ns".into(),
+            attempt: 0,
+        },
+        runtime_handler: String::new(),
+        hostname: "host-of-pod".into(),
+        log_directory: None,
+        dns: Dns::default(),
+        port_mappings: Vec::new(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        cgroup_parent: "/p".into(),
+        sysctls: Default::default(),
+        namespaces: test_security().namespaces,
+        privileged: false,
+        overhead: None,
+        resources: None,
+    }
+}
+
+fn container() -> ContainerConfig {
+    ContainerConfig {
+        metadata: ContainerMetadata {
+            name: "main".into(),
+            attempt: 0,
+        },
+        image: "example.test/app:1".into(),
+        user_specified_image: String::new(),
+        command: Vec::new(),
+        args: Vec::new(),
+        working_dir: None,
+        envs: vec![("A".into(), "request".into())],
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        log_path: None,
+        stdio: Stdio {
+            stdin: false,
+            stdin_once: false,
+            tty: false,
+        },
+        resources: Resources::default(),
+        security: test_security(),
+        stop_signal: None,
+    }
+}
+
+fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Value {
+    let image = ImageConfig {
+        env: vec!["A=image".into(), "B=image".into()],
+        entrypoint: vec!["/entry".into()],
+        cmd: vec!["cmd".into()],
+        working_dir: "work".into(),
+        ..ImageConfig::default()
+    };
+    let files = PodFiles {
+        resolv_conf: Some("/stage/m0".into()),
+        shm: Some("/stage/m1".into()),
+        ..PodFiles::default()
+    };
+    let user = User {
+        uid: 7,
+        gid: 8,
+        groups: vec![8, 9],
+        home: "/home/seven".into(),
+    };
+    let input = SpecInput {
+        config,
+        sandbox: &sandbox(),
+        image: &image,
+        user: &user,
+        capabilities: CapabilitySets {
+            bounding: 1,
+            effective: 1,
+            permitted: 1,
+            ..CapabilitySets::default()
+        },
+        capability_names: |mask| match mask {
+            0x20_0101 => vec!["CAP_CHOWN".into(), "CAP_SETPCAP".into(), "CAP_SYS_ADMIN".into()],
+            other => panic!("unexpected mask {other:#x}"),
+        },
+        rootfs: "/stage/rootfs".into(),
+        files,
+        cgroup: CgroupMount::V1(vec![("cpu".into(), PathBuf::from("/stage/m2"))]),
+        staged,
+        devices: Vec::new(),
+        namespaces: vec![
+            ("mount", None),
+            ("pid", None),
+            ("network", Some("/proc/self/fd/900".into())),
+        ],
+        hostname: "host-of-pod",
+    };
+    serde_json::to_value(generate(&input).unwrap()).unwrap()
+}
+
+#[test]
+fn the_image_and_the_request_merge() {
+    let spec = spec_of(&container(), &[]);
+    let process = &spec["process"];
+    assert_eq!(process["args"], serde_json::json!(["/entry", "cmd"]));
+    assert_eq!(process["cwd"], "/work");
+    let env: Vec<_> = process["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e.as_str().unwrap())
+        .collect();
+    assert!(
+        env.contains(&"A=request") && env.contains(&"B=image") && env.contains(&"HOME=/home/seven"),
+        "{env:?}"
+    );
+    assert!(
+        process.get("noNewPrivileges").is_none(),
+        "libcontainer takes false for true"
+    );
+    let args = ContainerConfig {
+        args: vec!["x".into()],
+        ..container()
+    };
+    assert_eq!(
+        spec_of(&args, &[])["process"]["args"],
+        serde_json::json!(["/entry", "x"])
+    );
+    let command = ContainerConfig {
+        command: vec!["/c".into()],
+        ..container()
+    };
+    assert_eq!(spec_of(&command, &[])["process"]["args"], serde_json::json!(["/c"]));
+}
+
+#[test]
+fn plain() {
+    insta::assert_json_snapshot!(spec_of(&container(), &[]));
+}
+
+#[test]
+fn privileged_with_volumes() {
+    let mut config = container();
+    config.security.privileged = true;
+    config.stdio.tty = true;
+    let mount = |path: &str, access, propagation| StagedMount {
+        mount: Mount {
+            container_path: path.into(),
+            host_path: "/h".into(),
+            access,
+            propagation,
+            options: vec!["noexec".into()],
+        },
+        source: PathBuf::from(format!("/stage{path}")),
+    };
+    let staged = [
+        mount("/data/inner", Access::ReadOnly, Propagation::Bidirectional),
+        mount("/data", Access::RecursiveReadOnly, Propagation::Private),
+        mount("/etc/resolv.conf", Access::ReadWrite, Propagation::HostToContainer),
+    ];
+    insta::assert_json_snapshot!(spec_of(&config, &staged));
+}
+
+#[test]
+fn resolv_conf_comes_from_the_request_or_the_host() {
+    let dns = Dns {
+        servers: vec!["10.0.0.1".into()],
+        searches: vec!["a.test".into(), "b".into()],
+        options: vec!["ndots:5".into()],
+    };
+    assert_eq!(
+        resolv_conf(&dns, "host"),
+        "search a.test b\nnameserver 10.0.0.1\noptions ndots:5\n"
+    );
+    assert_eq!(resolv_conf(&Dns::default(), "host"), "host");
+}

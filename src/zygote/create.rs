@@ -1,0 +1,489 @@
+//! Makes a container: S becomes its shim, H calls libcontainer and goes.
+//!
+//! ```text
+//! zygote ─fork─▶ S: setsid, subreaper, sockets and pipes ─fork─▶ H: cgroup, mounts, libcontainer, answer, exit
+//!                └─ exec: the shim, parent of                     └─ (siblings) intermediate, init
+//! ```
+//! S executes the shim without waiting for H: the shim learns init's pid over a pipe, or from its end that there is
+//! none. Only H enters the container's cgroup.
+
+use std::{
+    error::Error,
+    fs::{self, File},
+    io::{self, Read, Seek},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
+use rustix::{
+    fs::{CWD, MemfdFlags, Mode, OFlags, ResolveFlags, memfd_create, mkdirat, open, openat2},
+    mount::{MountAttrFlags, MountPropagationFlags, mount_change},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, Signal, getpid, kill_process, set_child_subreaper, setsid, umask},
+    thread::{UnshareFlags, set_name},
+};
+
+use super::{
+    error::{Failure, Stage, errno_in},
+    executor::{LastStep, carried},
+    home::{attach, file_system, place_for},
+    protocol::{CgroupJoin, CreateWire, Incoming, Reply, Stdio, staged_mount, staged_rootfs},
+    server::{Context, c, fork_in, join_v1},
+    start::{NOTIFY_DIR, STARTED},
+};
+use crate::sys::{
+    fork::{Side, exit, unshare},
+    process,
+};
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// S, from its first instruction on.
+pub(super) fn work(context: Context, request: CreateWire, fds: Incoming) -> ! {
+    let dir = request.dir.clone();
+    let failure = match become_shim(&context, request, fds) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    kill_children();
+    sweep(&dir);
+    context.answer(&Reply::Failed(failure), &[]);
+    exit(1)
+}
+
+/// Removes what a failed create left in the container's folder.
+pub(super) fn sweep(dir: &Path) {
+    for name in [SHIM_SOCKET, CONSOLE_SOCKET, STARTED] {
+        let _ = fs::remove_file(dir.join(name));
+    }
+    let _ = fs::remove_dir_all(dir.join(NOTIFY_DIR));
+}
+
+fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<std::convert::Infallible> {
+    let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Sockets, what, error);
+    process::reset_signals(true, false);
+    let _ = setsid();
+    set_child_subreaper(Some(getpid())).map_err(|e| step("become a subreaper")(e.into()))?;
+    let _ = set_name(c"inro-shim");
+
+    let mut parts = Parts::collect(&request, fds)?;
+    let dir = open(
+        &request.dir,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| Failure::new(Stage::Sockets, request.dir.display(), e))?;
+    let dir = process::lift(dir).map_err(step("its folder"))?;
+    let control = listener(&dir, SHIM_SOCKET, SocketType::SEQPACKET).map_err(step("its control socket"))?;
+    let (pid_read, pid_write) = pipe().map_err(step("the pid pipe"))?;
+    let (theirs, ours) = Ends::make(&dir, &request).map_err(step("standard streams"))?;
+    let null = process::lift(
+        open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| step("/dev/null")(e.into()))?,
+    )
+    .map_err(step("/dev/null"))?;
+    let log = parts.log.take();
+
+    if let Side::Child = fork_in(&parts.cgroup)? {
+        drop((ours, control, pid_read, dir, log));
+        help(context, request, parts, theirs, pid_write, &null)
+    }
+    drop((parts, theirs, pid_write));
+
+    let name = c(request.id.as_str())?;
+    let flags = c(flags(request.stdio, log.is_some()))?;
+    let numbers = [
+        (0, Some(&null)),
+        (1, Some(&null)),
+        (2, Some(&null)),
+        (3, Some(&control)),
+        (4, Some(&dir)),
+        (5, log.as_ref()),
+        (6, Some(&pid_read)),
+        (7, ours.output.as_ref()),
+        (8, ours.error.as_ref()),
+        (9, ours.input.as_ref()),
+    ];
+    for (number, fd) in numbers {
+        match fd {
+            Some(fd) => process::place(fd.as_fd(), number).map_err(step("arrange descriptors"))?,
+            None => process::close_numbers(number, number),
+        }
+    }
+    process::exec_fd(context.shim.as_fd(), &[c("inro-shim")?, name, flags], &[])
+        .map_err(|error| Failure::new(Stage::Shim, "execute it", error))
+}
+
+/// The descriptors of the request, out of the way of the numbers that the shim and libcontainer are promised.
+struct Parts {
+    rootfs: OwnedFd,
+    mounts: Vec<OwnedFd>,
+    namespaces: Vec<(i32, OwnedFd)>,
+    cgroup: CgroupJoin,
+    seccomp: Option<OwnedFd>,
+    log: Option<OwnedFd>,
+}
+
+impl Parts {
+    fn collect(request: &CreateWire, mut fds: Incoming) -> Result<Self> {
+        for slot in &mut fds.0 {
+            let lifted = slot.take().map(process::lift).transpose();
+            *slot = lifted.map_err(|e| Failure::new(Stage::Request, "move a descriptor", e))?;
+        }
+        let mut namespaces = Vec::new();
+        for &(number, index) in &request.namespaces {
+            namespaces.push((number, fds.take(index)?));
+        }
+        Ok(Self {
+            rootfs: fds.take(request.rootfs)?,
+            mounts: request
+                .mounts
+                .iter()
+                .map(|&index| fds.take(index))
+                .collect::<Result<_>>()?,
+            namespaces,
+            cgroup: fds.join(&request.cgroup)?,
+            seccomp: fds.maybe(request.seccomp)?,
+            log: fds.maybe(request.log)?,
+        })
+    }
+}
+
+/// One side's ends of the container's standard streams. With a terminal the shim's `output` is the console listener.
+#[derive(Default)]
+struct Ends {
+    input: Option<OwnedFd>,
+    output: Option<OwnedFd>,
+    error: Option<OwnedFd>,
+}
+
+impl Ends {
+    /// The container's and the shim's.
+    fn make(dir: &OwnedFd, request: &CreateWire) -> io::Result<(Self, Self)> {
+        let (mut theirs, mut ours) = (Self::default(), Self::default());
+        if request.stdio.terminal {
+            ours.output = Some(listener(dir, CONSOLE_SOCKET, SocketType::STREAM)?);
+            return Ok((theirs, ours));
+        }
+        let (read, write) = pipe()?;
+        (ours.output, theirs.output) = (Some(read), Some(write));
+        let (read, write) = pipe()?;
+        (ours.error, theirs.error) = (Some(read), Some(write));
+        if request.stdio.stdin {
+            let (read, write) = pipe()?;
+            (theirs.input, ours.input) = (Some(read), Some(write));
+        }
+        // The container's user may open its own /dev/stdout again.
+        let (uid, gid) = request.owner;
+        for fd in [&theirs.input, &theirs.output, &theirs.error].into_iter().flatten() {
+            rustix::fs::fchown(
+                fd,
+                Some(rustix::fs::Uid::from_raw(uid)),
+                Some(rustix::fs::Gid::from_raw(gid)),
+            )?;
+        }
+        Ok((theirs, ours))
+    }
+}
+
+/// H: makes the container, tells everybody, exits.
+fn help(context: &Context, request: CreateWire, parts: Parts, stdio: Ends, pid_write: OwnedFd, null: &OwnedFd) -> ! {
+    let _ = set_name(c"inro-create");
+    let dir = request.dir.clone();
+    let mut clock = Clock {
+        last: context.arrived,
+        stages: Vec::new(),
+    };
+    clock.lap("fork");
+    let close = vec![context.reply.as_raw_fd(), pid_write.as_raw_fd()];
+    let made = build(&request, parts, stdio, null, close, &mut clock).and_then(|(init, refused)| {
+        let line = format!("{}\n", init.as_raw_nonzero());
+        if let Err(error) = rustix::io::write(&pid_write, line.as_bytes()) {
+            let _ = kill_process(init, Signal::KILL);
+            return Err(Failure::new(Stage::Shim, "tell it the first process", error));
+        }
+        Ok((init, refused))
+    });
+    match made {
+        Ok((init, oom_score_adj_refused)) => {
+            let init_pid = init.as_raw_nonzero().get().unsigned_abs();
+            context.answer(
+                &Reply::Created {
+                    init_pid,
+                    stages: clock.stages,
+                    oom_score_adj_refused,
+                },
+                &[],
+            );
+            exit(0)
+        }
+        Err(failure) => {
+            sweep(&dir);
+            context.answer(&Reply::Failed(failure), &[]);
+            exit(1)
+        }
+    }
+}
+
+fn build(
+    request: &CreateWire,
+    parts: Parts,
+    stdio: Ends,
+    null: &OwnedFd,
+    close: Vec<i32>,
+    clock: &mut Clock,
+) -> Result<(Pid, bool)> {
+    join_v1(&parts.cgroup)?;
+    drop(parts.cgroup);
+    clock.lap("cgroup");
+
+    stage_mounts(parts.rootfs, parts.mounts, &request.cwd)?;
+    clock.lap("mounts");
+
+    let refused = lower_or_raise(request.oom_score_adj)?;
+    for (number, fd) in &parts.namespaces {
+        process::place(fd.as_fd(), *number).map_err(|e| Failure::new(Stage::Namespaces, "pass one", e))?;
+    }
+    drop(parts.namespaces);
+    let seccomp = parts.seccomp.map(read_program).transpose()?;
+    let started = Rc::new(started_pipe(&request.dir)?);
+    let diary = Diary::open()?;
+
+    let step = LastStep {
+        capabilities: request.capabilities,
+        seccomp,
+        close,
+        started,
+    };
+    let mut builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
+        .with_executor(step)
+        .with_root_path(request.dir.join(NOTIFY_DIR))
+        .map_err(|error| diary.explain(&error))?;
+    if request.stdio.terminal {
+        builder = builder.with_console_socket(Some(request.dir.join(CONSOLE_SOCKET)));
+    } else {
+        let input = match stdio.input {
+            Some(fd) => fd,
+            None => process::lift(
+                null.try_clone()
+                    .map_err(|e| Failure::new(Stage::Sockets, "/dev/null", e))?,
+            )
+            .map_err(|e| Failure::new(Stage::Sockets, "/dev/null", e))?,
+        };
+        builder = builder.with_stdin(input);
+        if let (Some(output), Some(error)) = (stdio.output, stdio.error) {
+            builder = builder.with_stdout(output).with_stderr(error);
+        }
+    }
+    let container = builder
+        .as_init(&request.dir)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(|error| diary.explain(&error))?;
+    clock.lap("build");
+    let _ = fs::remove_file(request.dir.join(CONSOLE_SOCKET));
+    let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
+    Ok((
+        pid.ok_or_else(|| Failure::said(Stage::Build, "the container has no first process"))?,
+        refused,
+    ))
+}
+
+/// Attaches everything in a mount namespace of our own: the host's table does not change, and it ends with us.
+fn stage_mounts(rootfs: OwnedFd, mounts: Vec<OwnedFd>, cwd: &Path) -> Result<()> {
+    let step = |what: String| move |error: io::Error| Failure::new(Stage::Mounts, what, error);
+    unshare(UnshareFlags::NEWNS).map_err(step("new mount namespace".into()))?;
+    // Passable for the root of a user namespace, who is nobody here.
+    let stage = file_system("tmpfs", &[("mode", "0711"), ("size", "1m")], MountAttrFlags::empty())
+        .and_then(|stage| attach(&stage, "/stage"));
+    stage.map_err(step("/stage".into()))?;
+    let mounts = mounts
+        .into_iter()
+        .enumerate()
+        .map(|(index, fd)| (staged_mount(index), fd));
+    for (path, fd) in std::iter::once((staged_rootfs(), rootfs)).chain(mounts) {
+        let attached = place_for(&fd, &path).and_then(|()| attach(&fd, &path));
+        attached.map_err(step(path.display().to_string()))?;
+    }
+    // libcontainer requires a parent that does not propagate; the pieces keep the propagation they came with.
+    mount_change("/stage", MountPropagationFlags::PRIVATE).map_err(|e| step("/stage".into())(e.into()))?;
+    make_folder(cwd);
+    Ok(())
+}
+
+/// Makes the working folder where the image lacks it, never following a link out of the root file system. It may
+/// be read-only, or the folder may come with a mount: then the chdir decides.
+fn make_folder(cwd: &Path) {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(root) = open(staged_rootfs(), flags, Mode::empty()) else {
+        return;
+    };
+    let mut so_far = PathBuf::new();
+    for part in cwd.components() {
+        let std::path::Component::Normal(name) = part else {
+            continue;
+        };
+        let parent = if so_far.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            &so_far
+        };
+        let Ok(parent) = openat2(&root, parent, flags, Mode::empty(), resolve) else {
+            return;
+        };
+        if mkdirat(&parent, name, Mode::from_raw_mode(0o755)).is_err_and(|e| e != rustix::io::Errno::EXIST) {
+            return;
+        }
+        so_far.push(name);
+    }
+}
+
+/// Sets our own score, which init inherits; libcontainer would fail where the node refuses to lower it.
+fn lower_or_raise(score: Option<i32>) -> Result<bool> {
+    let Some(score) = score else { return Ok(false) };
+    match fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        Ok(()) => Ok(false),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => Ok(true),
+        Err(error) => Err(Failure::new(Stage::OomScore, score, error)),
+    }
+}
+
+/// A fifo whose other end tells [`super::start`] whether init's exec went well.
+fn started_pipe(dir: &Path) -> Result<File> {
+    let path = dir.join(STARTED);
+    let made = rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+        .and_then(|()| open(&path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()));
+    let fd = made.map_err(|e| Failure::new(Stage::Sockets, path.display(), e))?;
+    process::lift(fd)
+        .map(File::from)
+        .map_err(|e| Failure::new(Stage::Sockets, path.display(), e))
+}
+
+pub(super) fn read_program(memfd: OwnedFd) -> Result<Vec<u8>> {
+    let mut file = File::from(memfd);
+    let mut program = Vec::new();
+    let read = file.rewind().and_then(|()| file.read_to_end(&mut program));
+    read.map_err(|e| Failure::new(Stage::Request, "read the seccomp filter", e))?;
+    Ok(program)
+}
+
+/// libcontainer tells which path failed only in its log; this keeps the errors of that log for the answer.
+struct Diary(File);
+
+impl Diary {
+    fn open() -> Result<Self> {
+        let step = |e| Failure::new(Stage::Build, "open its log", e);
+        let memfd = memfd_create("inro-log", MemfdFlags::CLOEXEC).map_err(|e| step(io::Error::from(e)))?;
+        let file = File::from(process::lift(memfd).map_err(step)?);
+        let writer = file.try_clone().map_err(step)?;
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::ERROR)
+            .with_ansi(false)
+            .with_target(false)
+            .with_level(false)
+            .without_time()
+            .with_writer(writer)
+            .finish();
+        let _ = tracing::subscriber::set_global_default(subscriber);
+        Ok(Self(file))
+    }
+
+    /// The failure behind a libcontainer error: ours if the executor sent one, else its whole chain and the first
+    /// line of its log, which was written nearest to the cause.
+    fn explain(&self, error: &dyn Error) -> Failure {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            let text = inner.to_string();
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            cause = inner.source();
+        }
+        if let Some(failure) = carried(&message) {
+            return failure;
+        }
+        let mut log = String::new();
+        let mut file = &self.0;
+        let _ = file.rewind().and_then(|()| file.read_to_string(&mut log));
+        if let Some(line) = log.lines().next() {
+            let line: String = line.trim().chars().take(MOST_LOG).collect();
+            message = format!("{message} ({line})");
+        }
+        Failure {
+            stage: Stage::Build,
+            errno: errno_in(&message),
+            message,
+        }
+    }
+}
+
+struct Clock {
+    last: Instant,
+    stages: Vec<(String, Duration)>,
+}
+
+impl Clock {
+    fn lap(&mut self, name: &str) {
+        let now = Instant::now();
+        self.stages.push((name.to_owned(), now - self.last));
+        self.last = now;
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((process::lift(read)?, process::lift(write)?))
+}
+
+/// A listening socket in the container's folder, for root only. Bound through the descriptor: the path may be longer
+/// than a socket address.
+fn listener(dir: &OwnedFd, name: &str, kind: SocketType) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
+    let before = umask(Mode::from_raw_mode(0o177));
+    let bound = bind(&socket, &address);
+    umask(before);
+    bound?;
+    listen(&socket, 16)?;
+    process::lift(socket)
+}
+
+fn flags(stdio: Stdio, log: bool) -> String {
+    [
+        (stdio.terminal, 't'),
+        (stdio.stdin, 'i'),
+        (stdio.stdin_once, 'o'),
+        (log, 'l'),
+    ]
+    .into_iter()
+    .filter_map(|(set, letter)| set.then_some(letter))
+    .collect()
+}
+
+/// Kills all our children, as often as there are new ones: a helper may be in the middle of cloning.
+pub(super) fn kill_children() {
+    use rustix::process::{WaitOptions, wait};
+    loop {
+        let path = format!("/proc/self/task/{}/children", getpid().as_raw_nonzero());
+        for pid in fs::read_to_string(path).unwrap_or_default().split_whitespace() {
+            if let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        if wait(WaitOptions::empty()).is_err() {
+            return;
+        }
+    }
+}
+
+const SHIM_SOCKET: &str = "shim.sock";
+const CONSOLE_SOCKET: &str = "console.sock";
+/// Characters of libcontainer's log in an error.
+const MOST_LOG: usize = 300;

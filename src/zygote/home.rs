@@ -1,0 +1,127 @@
+//! The zygote's own small mount namespace.
+//!
+//! libcontainer reads the mount table a dozen times for each container, so the host's (hundreds of mounts on a busy
+//! node) must not be in it; and an empty `/sys/fs/cgroup` keeps its cgroup code from doing anything.
+
+use std::{
+    fs::{DirBuilder, Permissions, create_dir_all, set_permissions, write},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, PermissionsExt, symlink},
+    },
+    path::Path,
+};
+
+use rustix::{
+    fs::{CWD, FileType, Mode, makedev, mknodat},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+        fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, mount_move, move_mount, open_tree,
+        unmount,
+    },
+    process::{chdir, chroot, pivot_root},
+    thread::UnshareFlags,
+};
+
+use crate::sys::{fork::unshare, mount::set_readonly};
+
+/// Leaves the host's mounts behind: a tmpfs with /proc, /dev, /sys, /stage and the state folder at its own path.
+pub(super) fn move_in(state_dir: &Path) -> io::Result<()> {
+    unshare(UnshareFlags::NEWNS)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let state = open_tree(
+        CWD,
+        state_dir,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
+    let root = file_system("tmpfs", &[("mode", "0755"), ("size", "1m")], MountAttrFlags::empty())?;
+    // Any folder does as a place to stand on; this one is known to exist.
+    attach(&root, state_dir)?;
+    chdir(state_dir)?;
+
+    for dir in ["proc", "sys", "dev", "stage"] {
+        DirBuilder::new().mode(0o755).create(dir)?;
+    }
+    let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    attach(
+        &file_system("proc", &[], nosuid | MountAttrFlags::MOUNT_ATTR_NODEV)?,
+        "proc",
+    )?;
+    attach(
+        &file_system("sysfs", &[], nosuid | MountAttrFlags::MOUNT_ATTR_NODEV)?,
+        "sys",
+    )?;
+    let no_cgroups = file_system("tmpfs", &[("mode", "0555"), ("size", "4k")], nosuid)?;
+    set_readonly(no_cgroups.as_fd(), false)?;
+    attach(&no_cgroups, "sys/fs/cgroup")?;
+    attach(
+        &file_system("tmpfs", &[("mode", "0755"), ("size", "64k")], nosuid)?,
+        "dev",
+    )?;
+    for (name, major, minor) in DEVICES {
+        let path = Path::new("dev").join(name);
+        mknodat(
+            CWD,
+            &path,
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            makedev(*major, *minor),
+        )?;
+        set_permissions(&path, Permissions::from_mode(0o666))?;
+    }
+    symlink("/proc/self/fd", "dev/fd")?;
+    let place = state_dir.strip_prefix("/").map_err(|_| io::ErrorKind::InvalidInput)?;
+    create_dir_all(place)?;
+    attach(&state, place)?;
+
+    if pivot_root(".", ".").is_ok() {
+        unmount(".", UnmountFlags::DETACH)?;
+    } else {
+        // The node runs on its initramfs, which cannot be pivoted away.
+        mount_move(".", "/")?;
+        chroot(".")?;
+    }
+    chdir("/")?;
+    set_readonly(root.as_fd(), false)
+}
+
+/// A new, detached file system.
+pub(super) fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(context.as_fd(), *key, *value)?;
+    }
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Attaches a detached mount at `place`.
+pub(super) fn attach(mount: impl AsFd, place: impl AsRef<Path>) -> io::Result<()> {
+    Ok(move_mount(
+        mount,
+        "",
+        CWD,
+        place.as_ref(),
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?)
+}
+
+/// Creates the place for a mount: a folder for a folder, an empty file for anything else.
+pub(super) fn place_for(mount: impl AsFd, place: &Path) -> io::Result<()> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(mount)?.st_mode);
+    match kind {
+        FileType::Directory => DirBuilder::new().mode(0o755).create(place),
+        _ => write(place, b""),
+    }
+}
+
+/// What libcontainer opens or binds from the host's /dev.
+const DEVICES: &[(&str, u32, u32)] = &[
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];

@@ -1,0 +1,369 @@
+//! What the daemon and the zygote say to each other: one datagram of JSON with its descriptors beside it.
+//!
+//! The public request types own their descriptors; `wire` gives the same value with each descriptor replaced by its
+//! place in the datagram. A body too large for a datagram travels in a memfd.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::error::Failure;
+use crate::{
+    model::{CapabilitySets, ContainerId},
+    sys::fdpass,
+};
+
+/// Descriptors in one request; the kernel's `SCM_MAX_FD` is 253, one is the reply socket and one may be the body.
+pub(super) const MAX_FDS: usize = 250;
+
+/// How a process gets into a cgroup without waiting for a grace period.
+#[derive(Debug)]
+pub enum CgroupJoin<F = OwnedFd> {
+    /// The opened `tasks` file of each controller; the process writes `0` to each.
+    V1(Vec<F>),
+    /// The cgroup's folder; the process is cloned into it.
+    V2(F),
+}
+
+/// A namespace that a container joins instead of getting its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamespaceKind {
+    Net,
+    Ipc,
+    Uts,
+    Pid,
+    User,
+}
+
+/// The namespaces to join; absent ones are as the spec says (new, or the host's).
+#[derive(Debug, Default)]
+pub struct NamespaceFds {
+    pub net: Option<OwnedFd>,
+    pub ipc: Option<OwnedFd>,
+    pub uts: Option<OwnedFd>,
+    pub pid: Option<OwnedFd>,
+    pub user: Option<OwnedFd>,
+}
+
+/// What the container's first process is connected to; the other ends belong to its shim.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stdio {
+    /// A pseudo terminal instead of pipes; the spec must say `terminal` too.
+    pub terminal: bool,
+    /// Keep standard input open; otherwise it is `/dev/null`.
+    pub stdin: bool,
+    /// Close standard input when the first attached client leaves.
+    pub stdin_once: bool,
+}
+
+/// Makes a container up to the point where its first process waits for [`super::start`].
+///
+/// `dir/config.json` holds the derived spec, written by the caller: no `linux.resources`, no `linux.seccomp`, no
+/// `process.oomScoreAdj`; namespace paths from [`namespace_path`]; `root.path` = [`staged_rootfs`]; sources of bind
+/// mounts = [`staged_mount`]; SYS_ADMIN and SETPCAP in bounding, effective and permitted; HOME and PATH in the
+/// environment.
+#[derive(Debug)]
+pub struct CreateRequest {
+    pub id: ContainerId,
+    /// The container's folder in the run folder; sockets and libcontainer's state (`lc/`) are made in it.
+    pub dir: PathBuf,
+    /// Detached mount of the root file system.
+    pub rootfs: OwnedFd,
+    /// Detached mounts (open_tree), the Nth attached at `staged_mount(N)`.
+    pub mounts: Vec<OwnedFd>,
+    pub namespaces: NamespaceFds,
+    pub cgroup: CgroupJoin,
+    /// memfd with an array of `struct sock_filter`, installed last.
+    pub seccomp: Option<OwnedFd>,
+    /// The sets the process ends up with.
+    pub capabilities: CapabilitySets,
+    /// The container's log, opened for appending.
+    pub log: Option<OwnedFd>,
+    pub stdio: Stdio,
+    /// Owner of the stdio pipes, as host ids (the container's user), so that it can reopen `/dev/stdout`.
+    pub owner: (u32, u32),
+    /// Working folder, made in the root file system when the image lacks it.
+    pub cwd: PathBuf,
+    /// `None`: as the daemon's. A lower value than the daemon may give is not fatal, see `Created`.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// The descriptors an exec'd process gets.
+#[derive(Debug)]
+pub enum ExecStdio<F = OwnedFd> {
+    /// Absent ones are `/dev/null`.
+    Pipes {
+        stdin: Option<F>,
+        stdout: Option<F>,
+        stderr: Option<F>,
+    },
+    /// A new pseudo terminal of the container, with its first size; the master comes back in [`super::Exec`].
+    Terminal { columns: u16, rows: u16 },
+}
+
+/// A process to run in a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecProcess {
+    pub args: Vec<String>,
+    /// `NAME=value`, used as it is; PATH of it is what `args[0]` is looked up in.
+    pub env: Vec<String>,
+    pub cwd: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub capabilities: CapabilitySets,
+    pub no_new_privs: bool,
+    /// AppArmor profile to change to at exec.
+    pub apparmor: Option<String>,
+}
+
+/// Runs a process in a container that has been started.
+#[derive(Debug)]
+pub struct ExecRequest {
+    /// The container's first process.
+    pub init_pid: u32,
+    pub init_pidfd: OwnedFd,
+    pub process: ExecProcess,
+    /// memfd with an array of `struct sock_filter`, installed last.
+    pub seccomp: Option<OwnedFd>,
+    pub cgroup: CgroupJoin,
+    pub stdio: ExecStdio,
+}
+
+/// The namespaces of a new pod.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NamespacesRequest {
+    pub net: bool,
+    pub ipc: bool,
+    pub uts: bool,
+    /// Set in the new uts namespace; ignored without one.
+    pub hostname: String,
+    /// Written inside; only names of the namespaces made here are accepted.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// The first process of a pid namespace that a pod's containers share.
+#[derive(Debug)]
+pub struct PodInitRequest {
+    pub cgroup: CgroupJoin,
+    pub net: Option<OwnedFd>,
+    pub ipc: Option<OwnedFd>,
+    pub uts: Option<OwnedFd>,
+}
+
+/// Where the spec finds a namespace passed in [`NamespaceFds`].
+pub fn namespace_path(kind: NamespaceKind) -> PathBuf {
+    format!("/proc/self/fd/{}", namespace_number(kind)).into()
+}
+
+/// `root.path` of the spec.
+pub fn staged_rootfs() -> PathBuf {
+    "/stage/rootfs".into()
+}
+
+/// The source of the Nth bind mount in the spec.
+pub fn staged_mount(index: usize) -> PathBuf {
+    format!("/stage/m{index}").into()
+}
+
+/// The descriptor a namespace has in the process that calls libcontainer.
+pub(super) fn namespace_number(kind: NamespaceKind) -> i32 {
+    match kind {
+        NamespaceKind::Net => 100,
+        NamespaceKind::Ipc => 101,
+        NamespaceKind::Uts => 102,
+        NamespaceKind::Pid => 103,
+        NamespaceKind::User => 104,
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    Namespaces(NamespacesRequest),
+    PodInit {
+        cgroup: JoinWire,
+        net: Option<usize>,
+        ipc: Option<usize>,
+        uts: Option<usize>,
+    },
+    Create(CreateWire),
+    Exec(ExecWire),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum JoinWire {
+    V1(Vec<usize>),
+    V2(usize),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct CreateWire {
+    pub id: ContainerId,
+    pub dir: PathBuf,
+    pub rootfs: usize,
+    pub mounts: Vec<usize>,
+    /// Descriptor number in the helper, place in the datagram.
+    pub namespaces: Vec<(i32, usize)>,
+    pub cgroup: JoinWire,
+    pub seccomp: Option<usize>,
+    pub capabilities: CapabilitySets,
+    pub log: Option<usize>,
+    pub stdio: Stdio,
+    pub owner: (u32, u32),
+    pub cwd: PathBuf,
+    pub oom_score_adj: Option<i32>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ExecWire {
+    pub init_pid: u32,
+    pub init_pidfd: usize,
+    pub process: ExecProcess,
+    pub seccomp: Option<usize>,
+    pub cgroup: JoinWire,
+    pub stdio: ExecStdioWire,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ExecStdioWire {
+    Pipes {
+        stdin: Option<usize>,
+        stdout: Option<usize>,
+        stderr: Option<usize>,
+    },
+    Terminal {
+        columns: u16,
+        rows: u16,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// A worker exists and begins; the first answer to everything.
+    TakenUp,
+    /// Descriptors in the order net, ipc, uts of those asked for.
+    Namespaces,
+    /// Descriptors: the pid namespace, a pidfd.
+    PodInit {
+        pid: u32,
+    },
+    Created {
+        init_pid: u32,
+        stages: Vec<(String, Duration)>,
+        oom_score_adj_refused: bool,
+    },
+    /// Descriptors: a pidfd, and the terminal's master if there is one.
+    Execed {
+        pid: u32,
+    },
+    Exited {
+        code: i32,
+    },
+    Failed(Failure),
+}
+
+/// What the daemon may say on an exec's reply socket: kill it all.
+pub(super) const KILL: &[u8] = b"kill";
+
+/// Descriptors on their way into a datagram.
+#[derive(Default)]
+pub(super) struct Outgoing(pub Vec<OwnedFd>);
+
+impl Outgoing {
+    pub fn put(&mut self, fd: OwnedFd) -> usize {
+        self.0.push(fd);
+        self.0.len() - 1
+    }
+
+    pub fn maybe(&mut self, fd: Option<OwnedFd>) -> Option<usize> {
+        fd.map(|fd| self.put(fd))
+    }
+
+    pub fn join(&mut self, cgroup: CgroupJoin) -> JoinWire {
+        match cgroup {
+            CgroupJoin::V1(tasks) => JoinWire::V1(tasks.into_iter().map(|fd| self.put(fd)).collect()),
+            CgroupJoin::V2(dir) => JoinWire::V2(self.put(dir)),
+        }
+    }
+}
+
+/// Descriptors that came with a datagram, each taken once.
+pub(super) struct Incoming(pub Vec<Option<OwnedFd>>);
+
+impl Incoming {
+    pub fn take(&mut self, index: usize) -> Result<OwnedFd, Failure> {
+        let fd = self.0.get_mut(index).and_then(Option::take);
+        fd.ok_or_else(|| Failure::said(super::Stage::Request, format!("descriptor {index} is missing")))
+    }
+
+    pub fn maybe(&mut self, index: Option<usize>) -> Result<Option<OwnedFd>, Failure> {
+        index.map(|index| self.take(index)).transpose()
+    }
+
+    pub fn join(&mut self, cgroup: &JoinWire) -> Result<CgroupJoin, Failure> {
+        Ok(match cgroup {
+            JoinWire::V1(tasks) => CgroupJoin::V1(tasks.iter().map(|&i| self.take(i)).collect::<Result<_, _>>()?),
+            JoinWire::V2(dir) => CgroupJoin::V2(self.take(*dir)?),
+        })
+    }
+}
+
+/// Sends one value. A body over [`INLINE`] bytes goes as a memfd after the other descriptors.
+pub(super) fn send<T: Serialize>(socket: BorrowedFd<'_>, value: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let body = serde_json::to_vec(value)?;
+    if body.len() <= INLINE {
+        return fdpass::send(socket, &body, fds);
+    }
+    let memfd = memfd_create("inro-request", MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(memfd);
+    file.write_all(&body)?;
+    let mut fds = fds.to_vec();
+    fds.push(file.as_fd());
+    fdpass::send(socket, IN_MEMFD, &fds)
+}
+
+/// Receives one value; `None` at the end of the conversation.
+pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Incoming)>> {
+    let Some((mut body, mut fds)) = fdpass::receive(socket, INLINE)? else {
+        return Ok(None);
+    };
+    if body == IN_MEMFD {
+        let memfd = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
+        let mut file = std::fs::File::from(memfd);
+        io::Seek::rewind(&mut file)?;
+        body.clear();
+        file.read_to_end(&mut body)?;
+    }
+    Ok(Some((
+        serde_json::from_slice(&body)?,
+        Incoming(fds.into_iter().map(Some).collect()),
+    )))
+}
+
+/// Well below the default socket buffer.
+const INLINE: usize = 32 * 1024;
+
+const IN_MEMFD: &[u8] = b"M";
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn values_of_any_size_arrive_with_their_descriptors() {
+        for size in [10, INLINE, 1 << 20] {
+            let (a, b) = fdpass::pair().unwrap();
+            let value = "x".repeat(size);
+            send(a.as_fd(), &value, &[a.as_fd()]).unwrap();
+            let (got, fds): (String, Incoming) = receive(b.as_fd()).unwrap().unwrap();
+            assert_eq!((got.len(), fds.0.len()), (size, 1));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What containers of a pod share.
+
+use super::*;
+
+#[test]
+fn volumes_and_pod_namespaces_are_given_by_descriptor() {
+    let Some(ground) = Ground::new() else { return };
+    let volume = ground.base.join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("file"), "from the volume").unwrap();
+    block(async {
+        let sysctls = BTreeMap::from([("net.ipv4.ip_unprivileged_port_start".to_owned(), "77".to_owned())]);
+        let request = NamespacesRequest {
+            net: true,
+            ipc: true,
+            uts: true,
+            hostname: "pod-1".into(),
+            sysctls,
+        };
+        let pod = ground.zygote.namespaces(request).await.unwrap();
+        let net_inode = fs::metadata(format!("/proc/self/fd/{}", pod.net.as_ref().unwrap().as_raw_fd()))
+            .unwrap()
+            .ino();
+
+        let script = "cat /data/file /volume-file; echo; cat /proc/sys/kernel/hostname \
+                      /proc/sys/net/ipv4/ip_unprivileged_port_start; readlink /proc/self/ns/net";
+        let mut c = Box_::new(&ground, &["sh", "-c", script]);
+        c.mounts = vec![tree(&volume), tree(&volume.join("file"))];
+        for (index, target) in ["/data", "/volume-file"].into_iter().enumerate() {
+            let bind = json!({"destination": target, "type": "bind", "source": staged_mount(index), "options": ["rbind", "ro"]});
+            c.spec["mounts"].as_array_mut().unwrap().push(bind);
+        }
+        let path = |kind| namespace_path(kind).to_str().unwrap().to_owned();
+        c.spec["linux"]["namespaces"] = json!([
+            {"type": "mount"}, {"type": "pid"},
+            {"type": "network", "path": path(NamespaceKind::Net)},
+            {"type": "ipc", "path": path(NamespaceKind::Ipc)},
+            {"type": "uts", "path": path(NamespaceKind::Uts)},
+        ]);
+        c.namespaces = NamespaceFds {
+            net: pod.net,
+            ipc: pod.ipc,
+            uts: pod.uts,
+            ..NamespaceFds::default()
+        };
+        let log = c.run(&ground).await;
+        assert_eq!(log.matches("from the volume").count(), 2, "{log}");
+        for part in ["pod-1", "77", &format!("net:[{net_inode}]")] {
+            assert!(log.contains(part), "{part} in {log}");
+        }
+    });
+}
+
+#[test]
+fn sysctls_of_the_node_are_refused() {
+    let Some(ground) = Ground::new() else { return };
+    block(async {
+        let sysctls = BTreeMap::from([("kernel.core_pattern".to_owned(), "|/evil".to_owned())]);
+        let request = NamespacesRequest {
+            net: true,
+            sysctls,
+            ..NamespacesRequest::default()
+        };
+        let Err(ZygoteError::Failed(failure)) = ground.zygote.namespaces(request).await else {
+            panic!("made")
+        };
+        assert_eq!(failure.stage, Stage::Sysctl);
+        assert!(failure.message.contains("kernel.core_pattern"), "{failure}");
+    });
+}
+
+#[test]
+fn containers_share_the_pid_namespace_of_a_pods_first_process() {
+    let Some(ground) = Ground::new() else { return };
+    block(async {
+        let mut c = Box_::new(
+            &ground,
+            &["sh", "-c", "cat /proc/1/status; readlink /proc/1/root; echo done"],
+        );
+        let request = PodInitRequest {
+            cgroup: c.join(),
+            net: None,
+            ipc: None,
+            uts: None,
+        };
+        let pod = ground.zygote.pod_init(request).await.unwrap();
+        assert_eq!(c.processes(), [pod.pid as i32]);
+        c.spec["linux"]["namespaces"] = json!([
+            {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "network"},
+            {"type": "pid", "path": namespace_path(NamespaceKind::Pid).to_str().unwrap()},
+        ]);
+        c.namespaces.pid = Some(pod.pid_ns.try_clone().unwrap());
+        kill_process(Pid::from_raw(ground.zygote.pid() as i32).unwrap(), Signal::KILL).unwrap();
+        let log = c.run(&ground).await;
+        assert!(
+            log.contains("Uid:\t65535") && log.contains("CapPrm:\t0000000000000000"),
+            "{log}"
+        );
+        assert!(
+            log.ends_with("done") && !log.contains("\n/\n"),
+            "the reaper's root is not readable: {log}"
+        );
+        assert_eq!(c.processes(), [pod.pid as i32], "it survives zygote and container");
+        rustix::process::pidfd_send_signal(&pod.pidfd, Signal::KILL).unwrap();
+    });
+}
