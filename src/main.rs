@@ -1,10 +1,14 @@
-use std::{env::args_os, process::ExitCode};
+use std::{env::args_os, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
-    // The zygote runs on what it was executed with and must never see a second thread.
-    let mut args = args_os().skip(1);
-    if let (Some("zygote"), Some(state_dir)) = (args.next().as_deref().and_then(|arg| arg.to_str()), args.next()) {
-        inro::zygote::main(state_dir.into(), inro::shim::EMBEDDED)
+    // Two hidden commands come before everything else: they run on what they were executed with, and the zygote must
+    // never see a second thread.
+    let args: Vec<_> = args_os().skip(1).collect();
+    match args.first().and_then(|arg| arg.to_str()) {
+        Some("zygote") if args.len() == 2 => inro::zygote::main(args[1].clone().into(), inro::shim::EMBEDDED),
+        Some("unpack-worker") if args.len() == 3 => {
+            inro::image::unpack::worker_main(Path::new(&args[1]), &args[2].to_string_lossy())
+        }
+        _ => inro::cli::main(),
     }
-    ExitCode::SUCCESS
 }

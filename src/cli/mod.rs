@@ -1,1 +1,116 @@
 //! Command line.
+
+mod demo;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{self, Config},
+    daemon,
+};
+
+/// A Kubernetes CRI runtime in one program.
+#[derive(Parser)]
+#[command(name = "inro", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves the CRI until SIGTERM; pods outlive it.
+    Serve(Folders),
+    /// Prints the configuration that `serve` would use.
+    Config(Folders),
+    /// Runs a pod in a daemon of its own, kills and restarts that daemon under it, and cleans up.
+    Demo {
+        /// An image of a registry instead of the one that is built in.
+        image: Option<String>,
+    },
+}
+
+/// Where things are; each wins over the configuration file.
+#[derive(Args)]
+struct Folders {
+    /// Configuration file [default: /etc/inro/config.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Images and leases; on a disk
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Records and sockets of what runs; on a tmpfs
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// The CRI socket, as unix:///PATH
+    #[arg(long, value_name = "URL")]
+    listen: Option<String>,
+}
+
+impl Folders {
+    fn load(self) -> anyhow::Result<Config> {
+        let path = self.config.clone().unwrap_or_else(|| config::DEFAULT_PATH.into());
+        let mut config = Config::load(&path, self.config.is_some())?;
+        // A state folder of one's own has a socket of its own.
+        if let (Some(state), None) = (&self.state, &self.listen) {
+            config.listen = format!("unix://{}", state.join("inro.sock").display());
+        }
+        config.root = self.root.unwrap_or(config.root);
+        config.state = self.state.unwrap_or(config.state);
+        config.listen = self.listen.unwrap_or(config.listen);
+        Ok(config)
+    }
+}
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(folders) => folders.load().and_then(|config| {
+            log_to_stderr();
+            daemon::serve(config)
+        }),
+        Command::Config(folders) => folders.load().and_then(|config| {
+            print!("{}", toml::to_string(&config)?);
+            Ok(())
+        }),
+        Command::Demo { image } => demo::run(image.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("inro: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `RUST_LOG` chooses what is logged; `info` without it.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}
+
+#[cfg(test)]
+mod test {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_help_text() {
+        let mut command = Cli::command();
+        let mut text = command.render_help().to_string();
+        for name in ["serve", "demo"] {
+            let sub = command.find_subcommand_mut(name).unwrap();
+            text += &format!("\n--- {name}\n{}", sub.render_help());
+        }
+        insta::assert_snapshot!(text);
+    }
+}

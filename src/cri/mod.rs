@@ -1,1 +1,49 @@
 //! gRPC face: CRI v1 over the unix socket.
+//!
+//! `parse` turns wire messages into `model` values that cannot be wrong, `render` turns values into messages, `error`
+//! alone knows gRPC codes; the two services only translate.
+
+mod error;
+mod image_service;
+mod parse;
+mod render;
+mod runtime_service;
+
+use inro_proto::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::{image::Images, pod::Pods};
+use image_service::ImageCalls;
+use runtime_service::RuntimeCalls;
+
+/// Most bytes of a message, both ways: one image with large labels makes a list long.
+const MOST_MESSAGE: usize = 32 << 20;
+
+/// Serves until `stop` resolves; calls under way are finished.
+///
+/// # Errors
+/// Those of the listener.
+pub async fn serve(
+    listener: UnixListener,
+    pods: Pods,
+    images: Images,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let runtime = RuntimeServiceServer::new(RuntimeCalls {
+        pods,
+        images: images.clone(),
+    })
+    .max_decoding_message_size(MOST_MESSAGE)
+    .max_encoding_message_size(MOST_MESSAGE);
+    let image = ImageServiceServer::new(ImageCalls { images })
+        .max_decoding_message_size(MOST_MESSAGE)
+        .max_encoding_message_size(MOST_MESSAGE);
+    let incoming = UnixListenerStream::new(listener);
+    Server::builder()
+        .add_service(runtime)
+        .add_service(image)
+        .serve_with_incoming_shutdown(incoming, stop)
+        .await
+}

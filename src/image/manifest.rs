@@ -320,7 +320,7 @@ mod test {
         };
         assert_eq!(select(&list).unwrap().digest, digest(3));
         assert!(matches!(
-            select(&list[..1].repeat(2)),
+            select(&[list[0].clone(), list[0].clone()]),
             Err(ManifestError::NoPlatform(_))
         ));
     }

@@ -18,11 +18,12 @@ use rustix::net::{
     SocketType, connect, recv, sendmsg, socket_with,
 };
 use tokio::{
-    io::unix::AsyncFd,
-    sync::{Mutex, mpsc, watch},
+    io::{Interest, unix::AsyncFd},
+    sync::{Mutex, mpsc, watch as signal},
 };
 
 use super::ShimError;
+use crate::sys::reactor::watch;
 
 /// A connection to a live shim.
 pub struct Shim {
@@ -30,7 +31,7 @@ pub struct Shim {
     path: PathBuf,
     /// One request at a time: replies come in order and carry no number.
     replies: Mutex<mpsc::Receiver<Reply>>,
-    exited: watch::Receiver<bool>,
+    exited: signal::Receiver<bool>,
 }
 
 impl Shim {
@@ -56,9 +57,9 @@ impl Shim {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(|e| fail(e.into()))?;
         connect(&socket, &address).map_err(|e| fail(e.into()))?;
-        let socket = Arc::new(AsyncFd::register(socket).map_err(|e| fail(e.into()))?);
+        let socket = Arc::new(watch(socket, Interest::READABLE | Interest::WRITABLE).map_err(fail)?);
         let (reply_to, replies) = mpsc::channel(1);
-        let (exit_to, exited) = watch::channel(false);
+        let (exit_to, exited) = signal::channel(false);
         tokio::spawn(listen(socket.clone(), reply_to, exit_to));
         Ok(Self {
             socket,
@@ -116,7 +117,7 @@ impl Shim {
         while replies.try_recv().is_ok() {}
         let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
         self.socket
-            .async_io(tokio::io::Interest::WRITABLE, |socket| {
+            .async_io(Interest::WRITABLE, |socket| {
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut ancillary = SendAncillaryBuffer::new(&mut space);
                 if !fds.is_empty() {
@@ -144,11 +145,11 @@ impl Shim {
 }
 
 /// Reads what the shim sends until its end.
-async fn listen(socket: Arc<AsyncFd<OwnedFd>>, replies: mpsc::Sender<Reply>, exited: watch::Sender<bool>) {
+async fn listen(socket: Arc<AsyncFd<OwnedFd>>, replies: mpsc::Sender<Reply>, exited: signal::Sender<bool>) {
     loop {
         let mut bytes = [0u8; SIZE + 1];
         let received = socket
-            .async_io(tokio::io::Interest::READABLE, |socket| {
+            .async_io(Interest::READABLE, |socket| {
                 Ok(recv(socket, &mut bytes[..], RecvFlags::empty())?.0)
             })
             .await;

@@ -13,6 +13,7 @@ use inro_shim::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::ShimError;
+use crate::sys::reactor::watch;
 
 /// How init ended; `None` when it has not, or when its shim was killed.
 ///
@@ -47,14 +48,11 @@ pub async fn end(folder: &Path, patience: Duration) -> Result<(), ShimError> {
     if record::start_ticks(&stat) != Some(record.start_ticks) {
         return Ok(());
     }
-    let process =
-        tokio::io::unix::AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE).map_err(|source| {
-            ShimError::Io {
-                action: "watch the shim of",
-                path: folder.to_owned(),
-                source: source.into(),
-            }
-        })?;
+    let process = watch(pidfd, tokio::io::Interest::READABLE).map_err(|source| ShimError::Io {
+        action: "watch the shim of",
+        path: folder.to_owned(),
+        source,
+    })?;
     let deadline = Instant::now() + patience;
     if tokio::time::timeout_at(deadline.into(), process.readable())
         .await

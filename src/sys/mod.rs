@@ -6,5 +6,6 @@ pub mod fdpass;
 pub mod fork;
 pub mod mount;
 pub mod process;
+pub mod reactor;
 pub mod seccomp;
 pub mod thread;

@@ -1,0 +1,121 @@
+//! Kinds of errors as gRPC codes. Each error is logged here, once, with its whole chain.
+
+use std::future::Future;
+
+use tonic::{Code, Status};
+
+use crate::{image::ImageError, model::ErrorKind, pod::PodError};
+
+/// What a failed call answers.
+pub trait Answer: std::error::Error + Send + 'static {
+    fn kind(&self) -> ErrorKind;
+}
+
+impl Answer for PodError {
+    fn kind(&self) -> ErrorKind {
+        Self::kind(self)
+    }
+}
+
+impl Answer for ImageError {
+    fn kind(&self) -> ErrorKind {
+        Self::kind(self)
+    }
+}
+
+/// Logs an error and turns it into a status.
+pub fn status(call: &'static str, error: &impl Answer) -> Status {
+    let message = chain(error);
+    let code = code(error.kind());
+    match code {
+        Code::Internal => tracing::error!(call, error = message),
+        Code::NotFound => tracing::debug!(call, error = message),
+        _ => tracing::warn!(call, %code, error = message),
+    }
+    Status::new(code, message)
+}
+
+/// Runs a call to its end, whether its client waits for it or not: a kubelet that gave up will ask again.
+pub async fn to_its_end<T, E>(
+    call: &'static str,
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, Status>
+where
+    T: Send + 'static,
+    E: Answer,
+{
+    match tokio::spawn(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(status(call, &error)),
+        Err(_) => Err(Status::internal(format!("{call} was interrupted"))),
+    }
+}
+
+/// A field of a request that is not as the CRI wants it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub field: String,
+    pub why: String,
+    pub unimplemented: bool,
+}
+
+impl Fault {
+    pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            why: why.into(),
+            unimplemented: false,
+        }
+    }
+
+    /// A wish that this build cannot fulfil: never passed over in silence.
+    pub fn unimplemented(field: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            why: "not supported yet".into(),
+            unimplemented: true,
+        }
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        let code = if fault.unimplemented {
+            Code::Unimplemented
+        } else {
+            Code::InvalidArgument
+        };
+        Self::new(code, format!("{}: {}", fault.field, fault.why))
+    }
+}
+
+fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::Cancelled => Code::Cancelled,
+        ErrorKind::Unimplemented => Code::Unimplemented,
+        ErrorKind::Internal => Code::Internal,
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let part = cause.to_string();
+        if !text.ends_with(&part) {
+            text += ": ";
+            text += &part;
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,201 @@
+//! What confines a container, as the CRI says it.
+
+use std::path::Path;
+
+use inro_proto as wire;
+use wire::security_profile::ProfileType;
+
+use super::{Parsed, absolute};
+use crate::{
+    cri::error::Fault,
+    model::{CapabilityChanges, GroupsPolicy, NamespaceMode, Namespaces, Profile, RunAs, Security},
+};
+
+const CONTEXT: &str = "config.linux.security_context";
+
+/// Source: CRI `LinuxContainerSecurityContext`.
+#[expect(deprecated, reason = "older kubelets set the old fields of seccomp and AppArmor")]
+pub fn security(context: wire::LinuxContainerSecurityContext) -> Parsed<Security> {
+    let field = |name: &str| format!("{CONTEXT}.{name}");
+    let capabilities = context.capabilities.unwrap_or_default();
+    no_selinux(context.selinux_options.as_ref(), CONTEXT)?;
+    let run_as = match (context.run_as_user, context.run_as_username.as_str()) {
+        (Some(uid), _) => Some(RunAs::Uid(id(uid.value, &field("run_as_user"))?)),
+        (None, "") => None,
+        (None, name) if name.contains(['\n', ':', '\0']) => {
+            return Err(Fault::new(
+                field("run_as_username"),
+                format!("{name:?} is not a user name"),
+            ));
+        }
+        (None, name) => Some(RunAs::Name(name.to_owned())),
+    };
+    let run_as_group = context
+        .run_as_group
+        .map(|gid| id(gid.value, &field("run_as_group")))
+        .transpose()?;
+    if run_as_group.is_some() && run_as.is_none() {
+        return Err(Fault::new(
+            field("run_as_group"),
+            "needs run_as_user or run_as_username",
+        ));
+    }
+    let groups = context.supplemental_groups.into_iter();
+    let paths = |paths: Vec<String>, name: &str| {
+        paths
+            .iter()
+            .map(|path| absolute(path, &field(name)))
+            .collect::<Parsed<Vec<_>>>()
+    };
+    Ok(Security {
+        privileged: context.privileged,
+        run_as,
+        run_as_group,
+        supplemental_groups: groups
+            .map(|gid| id(gid, &field("supplemental_groups")))
+            .collect::<Parsed<_>>()?,
+        groups_policy: match wire::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy) {
+            Ok(wire::SupplementalGroupsPolicy::Merge) => GroupsPolicy::Merge,
+            Ok(wire::SupplementalGroupsPolicy::Strict) => GroupsPolicy::Strict,
+            Err(_) => return Err(Fault::new(field("supplemental_groups_policy"), "is unknown")),
+        },
+        capabilities: CapabilityChanges {
+            add: capabilities.add_capabilities,
+            drop: capabilities.drop_capabilities,
+            add_ambient: capabilities.add_ambient_capabilities,
+        },
+        no_new_privs: context.no_new_privs,
+        readonly_rootfs: context.readonly_rootfs,
+        seccomp: seccomp(context.seccomp, &context.seccomp_profile_path)?,
+        apparmor: apparmor(context.apparmor, &context.apparmor_profile, context.privileged)?,
+        masked_paths: paths(context.masked_paths, "masked_paths")?,
+        readonly_paths: paths(context.readonly_paths, "readonly_paths")?,
+        namespaces: namespaces(context.namespace_options, CONTEXT)?,
+    })
+}
+
+/// Source: CRI `NamespaceOption`.
+pub fn namespaces(options: Option<wire::NamespaceOption>, context: &str) -> Parsed<Namespaces> {
+    let options = options.unwrap_or_default();
+    let field = |name: &str| format!("{context}.namespace_options.{name}");
+    if let Some(user) = &options.userns_options {
+        let is_node = user.mode == i32::from(wire::NamespaceMode::Node);
+        if !is_node {
+            return match wire::NamespaceMode::try_from(user.mode) {
+                Ok(wire::NamespaceMode::Pod) => Err(Fault::unimplemented(field("userns_options.mode"))),
+                _ => Err(Fault::new(
+                    field("userns_options.mode"),
+                    "only POD and NODE are possible",
+                )),
+            };
+        }
+    }
+    let shared = |mode: i32, name: &str| match wire::NamespaceMode::try_from(mode) {
+        Ok(wire::NamespaceMode::Pod) => Ok(NamespaceMode::Pod),
+        Ok(wire::NamespaceMode::Node) => Ok(NamespaceMode::Node),
+        _ => Err(Fault::new(field(name), "only POD and NODE are possible")),
+    };
+    let pid = match wire::NamespaceMode::try_from(options.pid) {
+        Ok(wire::NamespaceMode::Pod) => NamespaceMode::Pod,
+        Ok(wire::NamespaceMode::Container) => NamespaceMode::Container,
+        Ok(wire::NamespaceMode::Node) => NamespaceMode::Node,
+        Ok(wire::NamespaceMode::Target) => NamespaceMode::Target(
+            options
+                .target_id
+                .parse()
+                .map_err(|_| Fault::new(field("target_id"), "is not a container id"))?,
+        ),
+        Err(_) => return Err(Fault::new(field("pid"), format!("{} is unknown", options.pid))),
+    };
+    Ok(Namespaces {
+        network: shared(options.network, "network")?,
+        pid,
+        ipc: shared(options.ipc, "ipc")?,
+    })
+}
+
+/// A label that would be passed over in silence is an error.
+pub fn no_selinux(options: Option<&wire::SeLinuxOption>, context: &str) -> Parsed<()> {
+    let asked = options.is_some_and(|o| {
+        [&o.user, &o.role, &o.r#type, &o.level]
+            .iter()
+            .any(|part| !part.is_empty())
+    });
+    if asked && Path::new("/sys/fs/selinux/enforce").exists() {
+        return Err(Fault::unimplemented(format!("{context}.selinux_options")));
+    }
+    if asked {
+        Err(Fault::new(
+            format!("{context}.selinux_options"),
+            "this host has no SELinux",
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+/// The new field wins over the deprecated one; neither means unconfined; an empty profile is the runtime's default.
+fn seccomp(profile: Option<wire::SecurityProfile>, deprecated: &str) -> Parsed<Profile> {
+    let field = format!("{CONTEXT}.seccomp");
+    match profile {
+        Some(profile) => named(profile, &field),
+        None => match deprecated {
+            "" | "unconfined" => Ok(Profile::Unconfined),
+            "runtime/default" | "docker/default" => Ok(Profile::RuntimeDefault),
+            other => match other.strip_prefix("localhost/") {
+                Some(path) if !path.is_empty() => Ok(Profile::Localhost(path.to_owned())),
+                _ => Err(Fault::new(
+                    format!("{CONTEXT}.seccomp_profile_path"),
+                    format!("{other:?} is not a profile"),
+                )),
+            },
+        },
+    }
+}
+
+fn apparmor(profile: Option<wire::SecurityProfile>, deprecated: &str, privileged: bool) -> Parsed<Option<Profile>> {
+    let field = format!("{CONTEXT}.apparmor");
+    let asked = match profile {
+        Some(profile) => Some(named(profile, &field)?),
+        None => match deprecated {
+            "" => None,
+            "unconfined" => Some(Profile::Unconfined),
+            "runtime/default" => Some(Profile::RuntimeDefault),
+            other => Some(Profile::Localhost(
+                other.strip_prefix("localhost/").unwrap_or(other).to_owned(),
+            )),
+        },
+    };
+    let enabled =
+        std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'));
+    match asked {
+        Some(Profile::Localhost(_)) if enabled => Err(Fault::unimplemented(field)),
+        Some(Profile::Localhost(name)) => Err(Fault::new(
+            field,
+            format!("profile {name:?}: this host has no AppArmor"),
+        )),
+        // The default where there is no AppArmor is no profile, as with the peers.
+        Some(Profile::RuntimeDefault) if enabled && !privileged => Err(Fault::unimplemented(field)),
+        other => Ok(other.filter(|profile| *profile != Profile::RuntimeDefault)),
+    }
+}
+
+fn named(profile: wire::SecurityProfile, field: &str) -> Parsed<Profile> {
+    match ProfileType::try_from(profile.profile_type) {
+        Ok(ProfileType::RuntimeDefault) => Ok(Profile::RuntimeDefault),
+        Ok(ProfileType::Unconfined) => Ok(Profile::Unconfined),
+        Ok(ProfileType::Localhost) if profile.localhost_ref.is_empty() => Err(Fault::new(
+            format!("{field}.localhost_ref"),
+            "is required for a localhost profile",
+        )),
+        Ok(ProfileType::Localhost) => Ok(Profile::Localhost(profile.localhost_ref)),
+        Err(_) => Err(Fault::new(format!("{field}.profile_type"), "is unknown")),
+    }
+}
+
+fn id(value: i64, field: &str) -> Parsed<u32> {
+    u32::try_from(value)
+        .ok()
+        .filter(|id| *id <= i32::MAX.cast_unsigned())
+        .ok_or_else(|| Fault::new(field, format!("{value} is not a user or group id")))
+}

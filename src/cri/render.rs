@@ -1,0 +1,283 @@
+//! Model values to wire messages.
+
+use std::collections::HashMap;
+
+use inro_proto as wire;
+
+use crate::{
+    image::{FsUsage, manifest::signal},
+    model::{
+        Access, ContainerState, ContainerView, ImageView, Mount, NamespaceMode, Namespaces, Propagation, Resources,
+        SandboxState, SandboxView, Timestamp, User,
+    },
+};
+
+pub fn sandbox(view: SandboxView) -> wire::PodSandbox {
+    wire::PodSandbox {
+        id: view.id.to_string(),
+        metadata: Some(sandbox_metadata(&view)),
+        state: sandbox_state(view.state).into(),
+        created_at: view.created_at.0,
+        labels: view.config.labels.into_iter().collect(),
+        annotations: view.config.annotations.into_iter().collect(),
+        runtime_handler: view.config.runtime_handler,
+    }
+}
+
+pub fn sandbox_status(view: SandboxView) -> wire::PodSandboxStatus {
+    let mut ips = view.ips.iter().map(ToString::to_string);
+    wire::PodSandboxStatus {
+        id: view.id.to_string(),
+        metadata: Some(sandbox_metadata(&view)),
+        state: sandbox_state(view.state).into(),
+        created_at: view.created_at.0,
+        network: Some(wire::PodSandboxNetworkStatus {
+            ip: ips.next().unwrap_or_default(),
+            additional_ips: ips.map(|ip| wire::PodIp { ip }).collect(),
+        }),
+        linux: Some(wire::LinuxPodSandboxStatus {
+            namespaces: Some(wire::Namespace {
+                options: Some(namespaces(&view.config.namespaces)),
+            }),
+        }),
+        labels: view.config.labels.into_iter().collect(),
+        annotations: view.config.annotations.into_iter().collect(),
+        runtime_handler: view.config.runtime_handler,
+    }
+}
+
+fn sandbox_metadata(view: &SandboxView) -> wire::PodSandboxMetadata {
+    let metadata = view.config.metadata.clone();
+    wire::PodSandboxMetadata {
+        name: metadata.name,
+        uid: metadata.uid,
+        namespace: metadata.namespace,
+        attempt: metadata.attempt,
+    }
+}
+
+fn sandbox_state(state: SandboxState) -> wire::PodSandboxState {
+    match state {
+        SandboxState::Ready => wire::PodSandboxState::SandboxReady,
+        SandboxState::NotReady => wire::PodSandboxState::SandboxNotready,
+    }
+}
+
+fn namespaces(namespaces: &Namespaces) -> wire::NamespaceOption {
+    let mode = |mode: &NamespaceMode| match mode {
+        NamespaceMode::Pod => wire::NamespaceMode::Pod,
+        NamespaceMode::Container => wire::NamespaceMode::Container,
+        NamespaceMode::Node => wire::NamespaceMode::Node,
+        NamespaceMode::Target(_) => wire::NamespaceMode::Target,
+    };
+    wire::NamespaceOption {
+        network: mode(&namespaces.network).into(),
+        pid: mode(&namespaces.pid).into(),
+        ipc: mode(&namespaces.ipc).into(),
+        target_id: match &namespaces.pid {
+            NamespaceMode::Target(id) => id.to_string(),
+            _ => String::new(),
+        },
+        userns_options: None,
+    }
+}
+
+pub fn container(view: ContainerView) -> wire::Container {
+    wire::Container {
+        id: view.id.to_string(),
+        pod_sandbox_id: view.sandbox.to_string(),
+        metadata: Some(container_metadata(&view)),
+        image: Some(image_spec(&view)),
+        image_ref: view.image_id.to_string(),
+        state: container_state(&view.state).into(),
+        created_at: view.created_at.0,
+        labels: view.config.labels.into_iter().collect(),
+        annotations: view.config.annotations.into_iter().collect(),
+        image_id: view.image_id.0,
+    }
+}
+
+pub fn container_status(view: ContainerView) -> wire::ContainerStatus {
+    let (started_at, exit) = match &view.state {
+        ContainerState::Created => (None, None),
+        ContainerState::Running { started_at } => (Some(*started_at), None),
+        ContainerState::Exited { started_at, exit } => (*started_at, Some(exit.clone())),
+    };
+    let time = |time: Option<Timestamp>| time.map_or(0, |time| time.0);
+    wire::ContainerStatus {
+        id: view.id.to_string(),
+        metadata: Some(container_metadata(&view)),
+        state: container_state(&view.state).into(),
+        created_at: view.created_at.0,
+        started_at: time(started_at),
+        finished_at: exit.as_ref().map_or(0, |exit| exit.finished_at.0),
+        exit_code: exit.as_ref().map_or(0, |exit| exit.code),
+        image: Some(image_spec(&view)),
+        image_ref: view.image_id.to_string(),
+        reason: exit.as_ref().map(|exit| exit.reason.clone()).unwrap_or_default(),
+        message: exit.map(|exit| exit.message).unwrap_or_default(),
+        mounts: view.config.mounts.iter().map(mount).collect(),
+        log_path: view
+            .log
+            .as_ref()
+            .map(|log| log.display().to_string())
+            .unwrap_or_default(),
+        resources: Some(wire::ContainerResources {
+            linux: Some(resources(&view.config.resources)),
+            windows: None,
+        }),
+        user: Some(user(&view.user)),
+        stop_signal: stop_signal(view.stop_signal),
+        labels: view.config.labels.into_iter().collect(),
+        annotations: view.config.annotations.into_iter().collect(),
+        image_id: view.image_id.0,
+    }
+}
+
+fn container_metadata(view: &ContainerView) -> wire::ContainerMetadata {
+    wire::ContainerMetadata {
+        name: view.config.metadata.name.clone(),
+        attempt: view.config.metadata.attempt,
+    }
+}
+
+fn image_spec(view: &ContainerView) -> wire::ImageSpec {
+    wire::ImageSpec {
+        image: view.config.image.clone(),
+        user_specified_image: view.config.user_specified_image.clone(),
+        ..Default::default()
+    }
+}
+
+fn container_state(state: &ContainerState) -> wire::ContainerState {
+    match state {
+        ContainerState::Created => wire::ContainerState::ContainerCreated,
+        ContainerState::Running { .. } => wire::ContainerState::ContainerRunning,
+        ContainerState::Exited { .. } => wire::ContainerState::ContainerExited,
+    }
+}
+
+fn mount(mount: &Mount) -> wire::Mount {
+    let propagation = match mount.propagation {
+        Propagation::Private => wire::MountPropagation::PropagationPrivate,
+        Propagation::HostToContainer => wire::MountPropagation::PropagationHostToContainer,
+        Propagation::Bidirectional => wire::MountPropagation::PropagationBidirectional,
+    };
+    wire::Mount {
+        container_path: mount.container_path.display().to_string(),
+        host_path: mount.host_path.display().to_string(),
+        readonly: mount.access != Access::ReadWrite,
+        recursive_read_only: mount.access == Access::RecursiveReadOnly,
+        propagation: propagation.into(),
+        mount_options: mount.options.clone(),
+        ..Default::default()
+    }
+}
+
+fn resources(resources: &Resources) -> wire::LinuxContainerResources {
+    let signed = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok()).unwrap_or_default();
+    wire::LinuxContainerResources {
+        cpu_period: signed(resources.cpu_period_us),
+        cpu_quota: resources.cpu_quota_us.unwrap_or_default(),
+        cpu_shares: signed(resources.cpu_shares),
+        memory_limit_in_bytes: resources.memory_limit_bytes.unwrap_or_default(),
+        oom_score_adj: resources.oom_score_adj.unwrap_or_default().into(),
+        cpuset_cpus: resources.cpuset_cpus.clone().unwrap_or_default(),
+        cpuset_mems: resources.cpuset_mems.clone().unwrap_or_default(),
+        hugepage_limits: resources
+            .hugepage_limits
+            .iter()
+            .map(|(page_size, limit)| wire::HugepageLimit {
+                page_size: page_size.clone(),
+                limit: *limit,
+            })
+            .collect(),
+        unified: resources.unified.clone().into_iter().collect(),
+        memory_swap_limit_in_bytes: resources.memory_swap_limit_bytes.unwrap_or_default(),
+    }
+}
+
+fn user(user: &User) -> wire::ContainerUser {
+    wire::ContainerUser {
+        linux: Some(wire::LinuxContainerUser {
+            uid: user.uid.into(),
+            gid: user.gid.into(),
+            supplemental_groups: user.groups.iter().map(|gid| i64::from(*gid)).collect(),
+        }),
+    }
+}
+
+/// The wire's name of a signal number; several names of one number are told apart by the first.
+fn stop_signal(number: i32) -> i32 {
+    let named = (1..)
+        .map_while(|value| wire::Signal::try_from(value).ok())
+        .find(|named| {
+            let name = named.as_str_name();
+            signal(name.strip_prefix("SIGNAL_").unwrap_or(name)) == Some(number)
+        });
+    named.unwrap_or(wire::Signal::RuntimeDefault).into()
+}
+
+pub fn image(view: ImageView) -> wire::Image {
+    let user = view.config.user.split(':').next().unwrap_or_default();
+    let uid = user.parse::<i64>().ok();
+    wire::Image {
+        id: view.id.0,
+        repo_tags: view.repo_tags,
+        repo_digests: view.repo_digests,
+        size: view.size_bytes,
+        username: if uid.is_some() { String::new() } else { user.to_owned() },
+        uid: uid.map(|value| wire::Int64Value { value }),
+        spec: Some(wire::ImageSpec::default()),
+        pinned: view.pinned,
+    }
+}
+
+pub fn fs_usage(usage: FsUsage) -> wire::FilesystemUsage {
+    wire::FilesystemUsage {
+        timestamp: Timestamp::now().0,
+        fs_id: Some(wire::FilesystemIdentifier {
+            mountpoint: usage.path.display().to_string(),
+        }),
+        used_bytes: Some(wire::UInt64Value {
+            value: usage.used_bytes,
+        }),
+        inodes_used: Some(wire::UInt64Value { value: usage.inodes }),
+    }
+}
+
+/// The verbose part of a container's status, as `crictl inspect` shows it.
+pub fn container_info(view: &ContainerView) -> HashMap<String, String> {
+    let info = serde_json::json!({
+        "sandboxID": view.sandbox,
+        "pid": view.pid.unwrap_or(0),
+        "config": view.config,
+        "user": view.user,
+    });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+/// The verbose part of a sandbox's status.
+pub fn sandbox_info(view: &SandboxView) -> HashMap<String, String> {
+    let info = serde_json::json!({ "config": view.config, "ips": view.ips });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn signals_survive_the_way_there_and_back() {
+        for (number, name) in [
+            (15, "SIGTERM"),
+            (3, "SIGQUIT"),
+            (9, "SIGKILL"),
+            (34, "SIGRTMIN"),
+            (64, "SIGRTMAX"),
+        ] {
+            let rendered = wire::Signal::try_from(stop_signal(number)).unwrap();
+            assert!(rendered.as_str_name().ends_with(name), "{number}: {rendered:?}");
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! RuntimeService: each call one translation there and one back. What is not built yet says so.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::Stream;
+use inro_proto::{self as wire, runtime_service_server::RuntimeService};
+use tonic::{Request, Response, Status};
+
+use super::{
+    error::{status, to_its_end},
+    parse, render,
+};
+use crate::{image::Images, pod::Pods};
+
+pub struct RuntimeCalls {
+    pub pods: Pods,
+    pub images: Images,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn not_built(call: &str) -> Status {
+    Status::unimplemented(format!("{call} is not built yet"))
+}
+
+/// Seconds of a request; negative ones are none.
+fn seconds(value: i64) -> Duration {
+    Duration::from_secs(u64::try_from(value).unwrap_or(0))
+}
+
+#[tonic::async_trait]
+impl RuntimeService for RuntimeCalls {
+    type StreamPodSandboxesStream =
+        Pin<Box<dyn Stream<Item = Result<wire::StreamPodSandboxesResponse, Status>> + Send>>;
+    type StreamContainersStream = Pin<Box<dyn Stream<Item = Result<wire::StreamContainersResponse, Status>> + Send>>;
+    type StreamContainerStatsStream =
+        Pin<Box<dyn Stream<Item = Result<wire::StreamContainerStatsResponse, Status>> + Send>>;
+    type StreamPodSandboxStatsStream =
+        Pin<Box<dyn Stream<Item = Result<wire::StreamPodSandboxStatsResponse, Status>> + Send>>;
+    type GetContainerEventsStream = Pin<Box<dyn Stream<Item = Result<wire::ContainerEventResponse, Status>> + Send>>;
+    type StreamPodSandboxMetricsStream =
+        Pin<Box<dyn Stream<Item = Result<wire::StreamPodSandboxMetricsResponse, Status>> + Send>>;
+
+    async fn version(&self, _: Request<wire::VersionRequest>) -> Answer<wire::VersionResponse> {
+        Ok(Response::new(wire::VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "inro".into(),
+            runtime_version: env!("CARGO_PKG_VERSION").into(),
+            runtime_api_version: "v1".into(),
+        }))
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<wire::RunPodSandboxRequest>,
+    ) -> Answer<wire::RunPodSandboxResponse> {
+        let request = request.into_inner();
+        let config = parse::sandbox(request.config, request.runtime_handler)?;
+        let pods = self.pods.clone();
+        let id = to_its_end("RunPodSandbox", async move { pods.run_sandbox(config).await }).await?;
+        Ok(Response::new(wire::RunPodSandboxResponse {
+            pod_sandbox_id: id.to_string(),
+        }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<wire::StopPodSandboxRequest>,
+    ) -> Answer<wire::StopPodSandboxResponse> {
+        let id = parse::non_empty(request.into_inner().pod_sandbox_id, "pod_sandbox_id")?;
+        let pods = self.pods.clone();
+        to_its_end("StopPodSandbox", async move { pods.stop_sandbox(&id).await }).await?;
+        Ok(Response::new(wire::StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<wire::RemovePodSandboxRequest>,
+    ) -> Answer<wire::RemovePodSandboxResponse> {
+        let id = parse::non_empty(request.into_inner().pod_sandbox_id, "pod_sandbox_id")?;
+        let pods = self.pods.clone();
+        to_its_end("RemovePodSandbox", async move { pods.remove_sandbox(&id).await }).await?;
+        Ok(Response::new(wire::RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<wire::PodSandboxStatusRequest>,
+    ) -> Answer<wire::PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let id = parse::non_empty(request.pod_sandbox_id, "pod_sandbox_id")?;
+        let view = self
+            .pods
+            .sandbox(&id)
+            .map_err(|error| status("PodSandboxStatus", &error))?;
+        let info = if request.verbose {
+            render::sandbox_info(&view)
+        } else {
+            Default::default()
+        };
+        // Statuses of the containers and their timestamp come together or not at all: events need them, and come later.
+        Ok(Response::new(wire::PodSandboxStatusResponse {
+            status: Some(render::sandbox_status(view)),
+            info,
+            ..Default::default()
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<wire::ListPodSandboxRequest>,
+    ) -> Answer<wire::ListPodSandboxResponse> {
+        let filter = parse::sandbox_filter(request.into_inner().filter);
+        let items = self.pods.sandboxes(&filter).into_iter().map(render::sandbox).collect();
+        Ok(Response::new(wire::ListPodSandboxResponse { items }))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<wire::CreateContainerRequest>,
+    ) -> Answer<wire::CreateContainerResponse> {
+        let request = request.into_inner();
+        let sandbox = parse::non_empty(request.pod_sandbox_id, "pod_sandbox_id")?;
+        let config = parse::container(request.config)?;
+        let pods = self.pods.clone();
+        let id = to_its_end("CreateContainer", async move {
+            pods.create_container(&sandbox, config).await
+        })
+        .await?;
+        Ok(Response::new(wire::CreateContainerResponse {
+            container_id: id.to_string(),
+        }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<wire::StartContainerRequest>,
+    ) -> Answer<wire::StartContainerResponse> {
+        let id = parse::non_empty(request.into_inner().container_id, "container_id")?;
+        let pods = self.pods.clone();
+        to_its_end("StartContainer", async move { pods.start_container(&id).await }).await?;
+        Ok(Response::new(wire::StartContainerResponse {}))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<wire::StopContainerRequest>,
+    ) -> Answer<wire::StopContainerResponse> {
+        let request = request.into_inner();
+        let id = parse::non_empty(request.container_id, "container_id")?;
+        let (pods, grace) = (self.pods.clone(), seconds(request.timeout));
+        to_its_end("StopContainer", async move { pods.stop_container(&id, grace).await }).await?;
+        Ok(Response::new(wire::StopContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<wire::RemoveContainerRequest>,
+    ) -> Answer<wire::RemoveContainerResponse> {
+        let id = parse::non_empty(request.into_inner().container_id, "container_id")?;
+        let pods = self.pods.clone();
+        to_its_end("RemoveContainer", async move { pods.remove_container(&id).await }).await?;
+        Ok(Response::new(wire::RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<wire::ListContainersRequest>,
+    ) -> Answer<wire::ListContainersResponse> {
+        let containers = match parse::container_filter(request.into_inner().filter) {
+            Some(filter) => self
+                .pods
+                .containers(&filter)
+                .into_iter()
+                .map(render::container)
+                .collect(),
+            None => Vec::new(),
+        };
+        Ok(Response::new(wire::ListContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<wire::ContainerStatusRequest>,
+    ) -> Answer<wire::ContainerStatusResponse> {
+        let request = request.into_inner();
+        let id = parse::non_empty(request.container_id, "container_id")?;
+        let view = self
+            .pods
+            .container(&id)
+            .map_err(|error| status("ContainerStatus", &error))?;
+        let info = if request.verbose {
+            render::container_info(&view)
+        } else {
+            Default::default()
+        };
+        Ok(Response::new(wire::ContainerStatusResponse {
+            status: Some(render::container_status(view)),
+            info,
+        }))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<wire::ReopenContainerLogRequest>,
+    ) -> Answer<wire::ReopenContainerLogResponse> {
+        let id = parse::non_empty(request.into_inner().container_id, "container_id")?;
+        let pods = self.pods.clone();
+        to_its_end("ReopenContainerLog", async move { pods.reopen_log(&id).await }).await?;
+        Ok(Response::new(wire::ReopenContainerLogResponse {}))
+    }
+
+    async fn exec_sync(&self, request: Request<wire::ExecSyncRequest>) -> Answer<wire::ExecSyncResponse> {
+        let request = request.into_inner();
+        let id = parse::non_empty(request.container_id, "container_id")?;
+        let timeout = (request.timeout > 0).then(|| seconds(request.timeout));
+        // Dropped with its client: an exec that nobody waits for is killed.
+        let output = self
+            .pods
+            .exec_sync(&id, request.cmd, timeout)
+            .await
+            .map_err(|error| status("ExecSync", &error))?;
+        Ok(Response::new(wire::ExecSyncResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            exit_code: output.exit_code,
+        }))
+    }
+
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Answer<wire::StatusResponse> {
+        let condition = |name: &str, ready: bool, reason: &str| wire::RuntimeCondition {
+            r#type: name.into(),
+            status: ready,
+            reason: if ready { String::new() } else { reason.into() },
+            message: String::new(),
+        };
+        let conditions = vec![
+            condition("RuntimeReady", true, ""),
+            condition("NetworkReady", self.pods.network_ready(), "NetworkNotReady"),
+        ];
+        let handler = |name| wire::RuntimeHandler {
+            name,
+            features: Some(wire::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: true,
+                user_namespaces: false,
+            }),
+        };
+        let info = match request.into_inner().verbose {
+            true => [("images".to_owned(), self.images.fs_info().path.display().to_string())].into(),
+            false => Default::default(),
+        };
+        Ok(Response::new(wire::StatusResponse {
+            status: Some(wire::RuntimeStatus { conditions }),
+            info,
+            runtime_handlers: self.pods.runtime_handlers().into_iter().map(handler).collect(),
+            features: Some(wire::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: false,
+                mount_options: true,
+            }),
+        }))
+    }
+
+    async fn runtime_config(&self, _: Request<wire::RuntimeConfigRequest>) -> Answer<wire::RuntimeConfigResponse> {
+        let linux = wire::LinuxRuntimeConfiguration {
+            cgroup_driver: wire::CgroupDriver::Cgroupfs.into(),
+        };
+        Ok(Response::new(wire::RuntimeConfigResponse { linux: Some(linux) }))
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        _: Request<wire::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        Err(not_built("StreamPodSandboxes"))
+    }
+
+    async fn stream_containers(
+        &self,
+        _: Request<wire::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        Err(not_built("StreamContainers"))
+    }
+
+    async fn update_container_resources(
+        &self,
+        _: Request<wire::UpdateContainerResourcesRequest>,
+    ) -> Answer<wire::UpdateContainerResourcesResponse> {
+        Err(not_built("UpdateContainerResources"))
+    }
+
+    async fn exec(&self, _: Request<wire::ExecRequest>) -> Answer<wire::ExecResponse> {
+        Err(not_built("Exec"))
+    }
+
+    async fn attach(&self, _: Request<wire::AttachRequest>) -> Answer<wire::AttachResponse> {
+        Err(not_built("Attach"))
+    }
+
+    async fn port_forward(&self, _: Request<wire::PortForwardRequest>) -> Answer<wire::PortForwardResponse> {
+        Err(not_built("PortForward"))
+    }
+
+    async fn container_stats(&self, _: Request<wire::ContainerStatsRequest>) -> Answer<wire::ContainerStatsResponse> {
+        Err(not_built("ContainerStats"))
+    }
+
+    async fn list_container_stats(
+        &self,
+        _: Request<wire::ListContainerStatsRequest>,
+    ) -> Answer<wire::ListContainerStatsResponse> {
+        Err(not_built("ListContainerStats"))
+    }
+
+    async fn stream_container_stats(
+        &self,
+        _: Request<wire::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        Err(not_built("StreamContainerStats"))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _: Request<wire::PodSandboxStatsRequest>,
+    ) -> Answer<wire::PodSandboxStatsResponse> {
+        Err(not_built("PodSandboxStats"))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<wire::ListPodSandboxStatsRequest>,
+    ) -> Answer<wire::ListPodSandboxStatsResponse> {
+        Err(not_built("ListPodSandboxStats"))
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<wire::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        Err(not_built("StreamPodSandboxStats"))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _: Request<wire::UpdateRuntimeConfigRequest>,
+    ) -> Answer<wire::UpdateRuntimeConfigResponse> {
+        Err(not_built("UpdateRuntimeConfig"))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<wire::CheckpointContainerRequest>,
+    ) -> Answer<wire::CheckpointContainerResponse> {
+        Err(not_built("CheckpointContainer"))
+    }
+
+    async fn checkpoint_pod(&self, _: Request<wire::CheckpointPodRequest>) -> Answer<wire::CheckpointPodResponse> {
+        Err(not_built("CheckpointPod"))
+    }
+
+    async fn restore_pod(&self, _: Request<wire::RestorePodRequest>) -> Answer<wire::RestorePodResponse> {
+        Err(not_built("RestorePod"))
+    }
+
+    async fn get_container_events(&self, _: Request<wire::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
+        Err(not_built("GetEvents"))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<wire::ListMetricDescriptorsRequest>,
+    ) -> Answer<wire::ListMetricDescriptorsResponse> {
+        Err(not_built("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<wire::ListPodSandboxMetricsRequest>,
+    ) -> Answer<wire::ListPodSandboxMetricsResponse> {
+        Err(not_built("ListPodSandboxMetrics"))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<wire::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        Err(not_built("StreamPodSandboxMetrics"))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<wire::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<wire::UpdatePodSandboxResourcesResponse> {
+        Err(not_built("UpdatePodSandboxResources"))
+    }
+}
