@@ -100,14 +100,22 @@ fn the_supervisor_is_told_when_it_is_ready() {
 fn it_says_who_it_is_and_what_it_can_do() {
     let node = Node::start();
     let version = node.cri.version(v1::VersionRequest::default()).expect("version");
-    assert_eq!((version.runtime_name.as_str(), version.runtime_api_version.as_str()), ("inro", "v1"));
+    assert_eq!(
+        (version.runtime_name.as_str(), version.runtime_api_version.as_str()),
+        ("inro", "v1")
+    );
     let status = node.cri.status(v1::StatusRequest { verbose: true }).expect("status");
     for condition in status.status.expect("a status").conditions {
         assert!(condition.status, "{condition:?}");
     }
     // A client looks its handler up by name, and the name of the default is empty.
     assert!(status.runtime_handlers.iter().any(|handler| handler.name.is_empty()));
-    let linux = node.cri.runtime_config(v1::RuntimeConfigRequest {}).expect("runtime config").linux.expect("linux");
+    let linux = node
+        .cri
+        .runtime_config(v1::RuntimeConfigRequest {})
+        .expect("runtime config")
+        .linux
+        .expect("linux");
     assert_eq!(linux.cgroup_driver(), v1::CgroupDriver::Cgroupfs);
 }
 

@@ -58,17 +58,22 @@ fn out_of_memory_is_told_as_the_reason() {
     let cgroups = fs::read_to_string("/proc/self/cgroup").expect("cgroups");
     let unified = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     if !cgroups.contains(":memory:") && !unified.contains("memory") {
-        return skipped("out_of_memory_is_told_as_the_reason", "this machine gives us no memory controller");
+        return skipped(
+            "out_of_memory_is_told_as_the_reason",
+            "this machine gives us no memory controller",
+        );
     }
     let node = Node::start();
     node.pull("shell");
-    let container = node.pod(|_| {}).container("shell", &["dd", "if=/dev/zero", "of=/dev/null", "bs=40M"], |config| {
-        config.linux.as_mut().expect("linux").resources = Some(v1::LinuxContainerResources {
-            memory_limit_in_bytes: 16 << 20,
-            memory_swap_limit_in_bytes: 16 << 20,
-            ..Default::default()
+    let container = node
+        .pod(|_| {})
+        .container("shell", &["dd", "if=/dev/zero", "of=/dev/null", "bs=40M"], |config| {
+            config.linux.as_mut().expect("linux").resources = Some(v1::LinuxContainerResources {
+                memory_limit_in_bytes: 16 << 20,
+                memory_swap_limit_in_bytes: 16 << 20,
+                ..Default::default()
+            });
         });
-    });
     container.start();
     let status = container.wait();
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
