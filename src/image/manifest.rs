@@ -269,6 +269,13 @@ pub fn signal(text: &str) -> Option<i32> {
         "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
         "WINCH", "IO", "PWR", "SYS",
     ];
+    let name = match name {
+        "CLD" => "CHLD",
+        "IOT" => "ABRT",
+        "POLL" => "IO",
+        "UNUSED" => "SYS",
+        name => name,
+    };
     NAMES
         .iter()
         .position(|known| *known == name)
