@@ -65,7 +65,10 @@ fn a_memory_limit_kills_and_the_kill_is_counted() {
     let Some(guard) = Guard::new("oom", &resources, &[]) else {
         return;
     };
-    let status = guard.run("head -c 100000000 /dev/zero | tail -n 1 >/dev/null").wait().unwrap();
+    let status = guard
+        .run("head -c 100000000 /dev/zero | tail -n 1 >/dev/null")
+        .wait()
+        .unwrap();
     assert!(!status.success());
     assert!(guard.cgroups.oom_kills(&guard.path).unwrap() >= 1);
 }
