@@ -126,17 +126,16 @@ fn make_v1(mount: &Mount, path: &str) -> Result<(), CgroupError> {
     if !mount.controllers.iter().any(|c| c == "cpuset") {
         return make_all(&target);
     }
-    // A new cpuset is empty and takes no process: each level starts with its parent's.
+    // A new cpuset is empty and takes no process: each level starts with its parent's, also one somebody else made.
     let mut folder = mount.root.clone();
     for part in path.split('/').filter(|part| !part.is_empty()) {
         let parent = folder.clone();
         folder.push(part);
-        if folder.is_dir() {
-            continue;
-        }
         make_all(&folder)?;
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            files::write(&folder.join(file), files::read(&parent.join(file))?.trim())?;
+            if files::read(&folder.join(file))?.trim().is_empty() {
+                files::write(&folder.join(file), files::read(&parent.join(file))?.trim())?;
+            }
         }
     }
     Ok(())

@@ -1,0 +1,474 @@
+//! How long a pod and a container take to start and to go, against a real private daemon, with `crun run` and
+//! `runc run` of the same root beside it in alternating rounds.
+//!
+//! ```text
+//! cargo bench --bench start                  # 200 rounds; ROUNDS=50 for fewer, MOUNTS=500 for a busy host
+//! ```
+//! Needs root and what `tests/run` prepares. A pause before each start lets the kernel's grace periods end: a busy loop
+//! would hide what a real start pays. The first instruction's time is printed by the workload itself (CLOCK_MONOTONIC).
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use hyper_util::rt::TokioIo;
+use inro_proto as v1;
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
+use tonic::transport::{Channel, Endpoint};
+use v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
+
+/// Before each measured start.
+const PAUSE: Duration = Duration::from_millis(60);
+const CGROUP: &str = "inro-bench";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [mode, runtime, bundle] = &arguments[..]
+        && mode == "peer"
+    {
+        return serve_peer(runtime, Path::new(bundle));
+    }
+    let rounds = number("ROUNDS", 200);
+    let dir = tempfile::Builder::new().prefix("inro-bench-").tempdir()?;
+    let mounts = Mounts::make(&dir.path().join("mounts"), number("MOUNTS", 0))?;
+    make_cgroups();
+    let peers = ["crun", "runc"].into_iter().filter_map(|name| Peer::start(name, dir.path()).transpose());
+    let mut peers: Vec<Peer> = peers.collect::<Result<_>>()?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let mut table = Table::default();
+    {
+        let _registry = Registry::start(dir.path())?;
+        let mut node = Node::start(dir.path(), &runtime)?;
+        runtime.block_on(node.pull())?;
+        for round in 0..rounds + 3 {
+            // The first rounds warm caches and are not counted.
+            if round == 3 {
+                table = Table::default();
+            }
+            runtime.block_on(node.round(round, &mut table))?;
+            for peer in &mut peers {
+                thread::sleep(PAUSE);
+                let (first, whole) = peer.run(round)?;
+                table.add(&format!("{} run: first instruction", peer.name), first);
+                table.add(&format!("{} run: whole", peer.name), whole);
+            }
+        }
+        node.memory(&mut table)?;
+    }
+    drop(mounts);
+    table.print(rounds);
+    remove_cgroups();
+    Ok(())
+}
+
+fn number(variable: &str, default: usize) -> usize {
+    env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// A daemon, and a client that stays connected.
+struct Node {
+    child: Child,
+    cri: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+    logs: PathBuf,
+}
+
+impl Node {
+    fn start(dir: &Path, runtime: &tokio::runtime::Runtime) -> Result<Node> {
+        let socket = dir.join("inro.sock");
+        let log = fs::File::create(dir.join("inro.log"))?;
+        let start = Instant::now();
+        let binary = env::var_os("INRO_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_inro").into());
+        let child = Command::new(binary)
+            .args([Path::new("serve"), Path::new("--config"), &dir.join("config.toml")])
+            .args([Path::new("--root"), &dir.join("root"), Path::new("--state"), &dir.join("state")])
+            .args(["--listen", &format!("unix://{}", socket.display())])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start inro")?;
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            ensure!(start.elapsed() < Duration::from_secs(10), "the daemon is not ready");
+            thread::sleep(Duration::from_millis(1));
+        }
+        eprintln!("daemon ready after {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+        let connect = async {
+            Endpoint::from_static("http://inro.invalid")
+                .connect_with_connector(tower::service_fn(move |_| {
+                    let socket = socket.clone();
+                    async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+                }))
+                .await
+        };
+        let channel = runtime.block_on(connect)?;
+        let (cri, images) = (RuntimeServiceClient::new(channel.clone()), ImageServiceClient::new(channel));
+        Ok(Node { child, cri, images, logs: dir.join("logs") })
+    }
+
+    async fn pull(&mut self) -> Result<()> {
+        let image = Some(v1::ImageSpec { image: "tiny".into(), ..Default::default() });
+        self.images.pull_image(v1::PullImageRequest { image, ..Default::default() }).await?;
+        Ok(())
+    }
+
+    /// One pod on the host's network and one container, from nothing to nothing.
+    async fn round(&mut self, round: usize, table: &mut Table) -> Result<()> {
+        let cri = &mut self.cri;
+        let log_directory = self.logs.join(round.to_string());
+        fs::create_dir_all(&log_directory)?;
+        let pod = pod_config(round, &log_directory);
+        let container = container_config(round);
+        let log = log_directory.join(&container.log_path);
+        tokio::time::sleep(PAUSE).await;
+
+        let begin = monotonic();
+        let request = v1::RunPodSandboxRequest { config: Some(pod.clone()), ..Default::default() };
+        let sandbox = timed(table, "RunPodSandbox", cri.run_pod_sandbox(request)).await?.pod_sandbox_id;
+        tokio::time::sleep(PAUSE).await;
+        let create = monotonic();
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: sandbox.clone(),
+            config: Some(container),
+            sandbox_config: Some(pod),
+        };
+        let id = timed(table, "CreateContainer", cri.create_container(request)).await?.container_id;
+        let start = monotonic();
+        let request = v1::StartContainerRequest { container_id: id.clone() };
+        timed(table, "StartContainer", cri.start_container(request)).await?;
+        let first = first_instruction(&log)?;
+        table.add("Start to first instruction", first.saturating_sub(start));
+        table.add("Create + Start to first instruction", first.saturating_sub(create));
+        // Without the pause in the middle.
+        table.add("pod + container to first instruction", first.saturating_sub(create) + (create - begin).saturating_sub(PAUSE));
+
+        tokio::time::sleep(PAUSE).await;
+        let cmd = vec!["/bin/probe".into(), "once".into()];
+        let request = v1::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 5 };
+        timed(table, "ExecSync", cri.exec_sync(request)).await?;
+        let request = v1::StopContainerRequest { container_id: id.clone(), timeout: 0 };
+        timed(table, "StopContainer (kill)", cri.stop_container(request)).await?;
+        let request = v1::RemoveContainerRequest { container_id: id };
+        timed(table, "RemoveContainer", cri.remove_container(request)).await?;
+        let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() };
+        timed(table, "StopPodSandbox", cri.stop_pod_sandbox(request)).await?;
+        let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox };
+        timed(table, "RemovePodSandbox", cri.remove_pod_sandbox(request)).await?;
+        Ok(())
+    }
+
+    fn memory(&self, table: &mut Table) -> Result<()> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let sizes = rollup.lines().filter(|line| line.starts_with("Rss:") || line.starts_with("Pss:"));
+        table.notes.extend(sizes.map(|line| format!("daemon afterwards, {}", line.split_whitespace().collect::<Vec<_>>().join(" "))));
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Nothing of a pod is left, so there is nothing to lose.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn timed<T>(
+    table: &mut Table,
+    name: &str,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T> {
+    let start = Instant::now();
+    let reply = call.await.with_context(|| name.to_owned())?;
+    table.add(name, start.elapsed());
+    Ok(reply.into_inner())
+}
+
+fn pod_config(round: usize, log_directory: &Path) -> v1::PodSandboxConfig {
+    let options = v1::NamespaceOption {
+        network: v1::NamespaceMode::Node.into(),
+        pid: v1::NamespaceMode::Container.into(),
+        ..Default::default()
+    };
+    let security = v1::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+    v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: format!("bench-{round}"),
+            uid: format!("bench-{round}"),
+            namespace: "bench".into(),
+            attempt: 0,
+        }),
+        log_directory: log_directory.display().to_string(),
+        linux: Some(v1::LinuxPodSandboxConfig {
+            cgroup_parent: format!("/{CGROUP}"),
+            security_context: Some(security),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn container_config(round: usize) -> v1::ContainerConfig {
+    let options = v1::NamespaceOption {
+        network: v1::NamespaceMode::Node.into(),
+        pid: v1::NamespaceMode::Container.into(),
+        ..Default::default()
+    };
+    v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata { name: format!("probe-{round}"), attempt: 0 }),
+        image: Some(v1::ImageSpec { image: "tiny".into(), ..Default::default() }),
+        log_path: "probe.log".into(),
+        linux: Some(v1::LinuxContainerConfig {
+            resources: Some(v1::LinuxContainerResources { cpu_shares: 1024, ..Default::default() }),
+            security_context: Some(v1::LinuxContainerSecurityContext {
+                namespace_options: Some(options),
+                ..Default::default()
+            }),
+        }),
+        ..Default::default()
+    }
+}
+
+/// The stamp that the workload printed, from its log.
+fn first_instruction(log: &Path) -> Result<Duration> {
+    let start = Instant::now();
+    loop {
+        let text = fs::read_to_string(log).unwrap_or_default();
+        if let Some(stamp) = text.lines().next().and_then(|line| line.splitn(4, ' ').nth(3)) {
+            return Ok(Duration::from_nanos(stamp.parse().with_context(|| format!("stamp {stamp:?}"))?));
+        }
+        ensure!(start.elapsed() < Duration::from_secs(5), "nothing in {}", log.display());
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// A runtime measured beside us, in a mount namespace without the unified hierarchy: crun refuses hybrid hosts where
+/// that one has a controller.
+struct Peer {
+    name: &'static str,
+    child: Child,
+    ask: ChildStdin,
+    answer: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    fn start(name: &'static str, dir: &Path) -> Result<Option<Peer>> {
+        if !Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+            eprintln!("skipped: {name} is not installed");
+            return Ok(None);
+        }
+        let bundle = dir.join(name);
+        fs::create_dir_all(bundle.join("rootfs"))?;
+        let source = target().join("test-images/bundle/rootfs");
+        let copied = Command::new("cp").arg("-a").arg(source).arg(&bundle).status()?;
+        ensure!(copied.success(), "no bundle: run tests/run");
+        fs::write(bundle.join("config.json"), peer_spec().to_string())?;
+        let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
+        let mut child = Command::new("unshare")
+            .args(["-m", "sh", "-c", script, "peer"])
+            .arg(env::current_exe()?)
+            .args([Path::new("peer"), Path::new(name), &bundle])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let ask = child.stdin.take().context("stdin")?;
+        let answer = BufReader::new(child.stdout.take().context("stdout")?);
+        Ok(Some(Peer { name, child, ask, answer }))
+    }
+
+    /// Time to the workload's first instruction, and to the end of the whole command.
+    fn run(&mut self, round: usize) -> Result<(Duration, Duration)> {
+        writeln!(self.ask, "{round}")?;
+        let mut line = String::new();
+        self.answer.read_line(&mut line)?;
+        let mut times = line.split_whitespace().map(|word| word.parse().map(Duration::from_nanos));
+        let mut next = || times.next().with_context(|| format!("{}: {line:?}", self.name));
+        Ok((next()??, next()??))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The other side of [`Peer`]: one `run` for each line read.
+fn serve_peer(runtime: &str, bundle: &Path) -> Result<()> {
+    for line in std::io::stdin().lines() {
+        let id = format!("bench-{runtime}-{}", line?);
+        let begin = monotonic();
+        let output = Command::new(runtime).args(["run", "--bundle"]).arg(bundle).arg(&id).output()?;
+        let whole = monotonic() - begin;
+        let told = String::from_utf8_lossy(&output.stderr);
+        let stamp = String::from_utf8_lossy(&output.stdout);
+        let first = stamp.trim().parse().map(Duration::from_nanos).with_context(|| format!("{runtime}: {told}"))?;
+        println!("{} {}", first.saturating_sub(begin).as_nanos(), whole.as_nanos());
+    }
+    Ok(())
+}
+
+/// What the daemon derives for the same container, as an OCI spec.
+fn peer_spec() -> serde_json::Value {
+    let capabilities = [
+        "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
+        "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    ]
+    .map(|name| format!("CAP_{name}"));
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "args": ["/bin/probe", "once"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+            "env": ["PATH=/bin", "HOME=/root"],
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+        },
+        "root": {"path": "rootfs"},
+        "hostname": "bench",
+        "mounts": [
+            mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+            mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+            mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+            mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        ],
+        "linux": {
+            "cgroupsPath": format!("/{CGROUP}/peer"),
+            "resources": {"devices": [{"allow": false, "access": "rwm"}], "cpu": {"shares": 1024}},
+            "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list"],
+            "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
+        },
+    })
+}
+
+/// A stock registry over the prepared images.
+struct Registry(Child);
+
+impl Registry {
+    /// Also writes the daemon's configuration.
+    fn start(dir: &Path) -> Result<Registry> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let storage = target().join("test-images/registry");
+        ensure!(storage.exists(), "no images: run tests/run");
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: \"{}\"}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
+            storage.display()
+        );
+        fs::write(dir.join("registry.yml"), config)?;
+        fs::create_dir_all(dir.join("hosts/docker.io"))?;
+        fs::write(dir.join("hosts/docker.io/hosts.toml"), format!("[host.\"http://127.0.0.1:{port}\"]\n"))?;
+        fs::write(dir.join("config.toml"), format!("[image]\nhosts_dir = \"{}/hosts\"\n", dir.display()))?;
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(dir.join("registry.yml"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("docker-registry")?;
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            ensure!(start.elapsed() < Duration::from_secs(10), "the registry is not ready");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Registry(child))
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Host mounts that a start may have to wade through.
+struct Mounts(Vec<PathBuf>);
+
+impl Mounts {
+    fn make(dir: &Path, count: usize) -> Result<Mounts> {
+        let mut mounts = Mounts(Vec::new());
+        for number in 0..count {
+            let path = dir.join(number.to_string());
+            fs::create_dir_all(&path)?;
+            rustix::mount::mount("none", &path, "tmpfs", rustix::mount::MountFlags::empty(), None)?;
+            mounts.0.push(path);
+        }
+        Ok(mounts)
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// Times by name, in the order of their first appearance.
+#[derive(Default)]
+struct Table {
+    order: Vec<String>,
+    times: BTreeMap<String, Vec<Duration>>,
+    notes: Vec<String>,
+}
+
+impl Table {
+    fn add(&mut self, name: &str, time: Duration) {
+        if !self.times.contains_key(name) {
+            self.order.push(name.into());
+        }
+        self.times.entry(name.into()).or_default().push(time);
+    }
+
+    fn print(&mut self, rounds: usize) {
+        println!("{rounds} rounds, milliseconds\n{:<40} {:>8} {:>8} {:>8}", "", "p50", "p99", "min");
+        for name in &self.order {
+            let times = self.times.get_mut(name).expect("added with its order");
+            times.sort();
+            let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
+            println!("{name:<40} {:>8.2} {:>8.2} {:>8.2}", at(50), at(99), at(0));
+        }
+        self.notes.iter().for_each(|note| println!("{note}"));
+    }
+}
+
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from)
+}
+
+fn hierarchies() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields.filter(|fields| fields[2].starts_with("cgroup")).map(|fields| fields[1].into()).collect()
+}
+
+fn make_cgroups() {
+    for hierarchy in hierarchies() {
+        let _ = fs::create_dir(hierarchy.join(CGROUP));
+    }
+}
+
+fn remove_cgroups() {
+    for hierarchy in hierarchies() {
+        let _ = fs::remove_dir(hierarchy.join(CGROUP).join("peer"));
+        let _ = fs::remove_dir(hierarchy.join(CGROUP));
+    }
+}

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Runs critest's groups against a private daemon and a private registry.
+
+    tests/critest/run.py [--pending] [--inro FILE] [--keep] [GROUP...]
+
+Prints each failure with its message and, at the end, `N passed, N failed, N skipped`.
+A spec listed in `pending` is left out and counts as skipped; any other failure is one.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+REPO = os.path.dirname(os.path.dirname(HERE))
+TARGET = os.environ.get("CARGO_TARGET_DIR", f"{REPO}/target")
+TOOLS = f"{TARGET}/tools"
+IMAGES = f"{TARGET}/test-images"
+REGISTRIES = ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io", "quay.io"]
+# The reference of one spec carries the digest of an image that cannot be made again.
+PINNED = b"9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
+
+
+def main():
+    arguments = parse_arguments()
+    pending = read_pending()
+    work = tempfile.mkdtemp(prefix="critest-")
+    processes = []
+    try:
+        port = free_port()
+        processes.append(start_registry(work, port))
+        processes.append(start_daemon(work, port, arguments.inro))
+        report = run_critest(work, selection(arguments, pending))
+        passed, failed, skipped = judge(report, pending, arguments.pending)
+    finally:
+        for process in reversed(processes):
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=20)
+        if arguments.keep:
+            print(f"critest: kept {work}")
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    sys.exit(1 if failed else 0)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pending", action="store_true", help="run the pending specs, and nothing else")
+    parser.add_argument("--inro", default=f"{TARGET}/{os.uname().machine}-unknown-linux-musl/release/inro")
+    parser.add_argument("--keep", action="store_true", help="leave logs and report behind")
+    parser.add_argument("--focus", help="a regexp instead of groups")
+    parser.add_argument("groups", nargs="*")
+    return parser.parse_args()
+
+
+def lines(path):
+    text = open(f"{HERE}/{path}").read().splitlines()
+    return [line.strip() for line in text if line.strip() and not line.startswith("#")]
+
+
+def read_pending():
+    """Spec names and why each does not pass."""
+    return {name.strip(): reason.strip() for name, reason in (line.rsplit(" | ", 1) for line in lines("pending"))}
+
+
+def selection(arguments, pending):
+    """critest's arguments that choose the specs."""
+    if arguments.pending:
+        return [f"--ginkgo.focus=^{go_escape(name)}$" for name in pending]
+    groups = dict(line.split(None, 1) for line in lines("groups"))
+    focus = [groups[name] for name in arguments.groups] or list(groups.values())
+    if arguments.focus:
+        focus = [arguments.focus]
+    chosen = [f"--ginkgo.focus={regexp}" for regexp in focus]
+    return chosen + [f"--ginkgo.skip=^{go_escape(name)}$" for name in pending]
+
+
+def go_escape(text):
+    return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", text)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_registry(work, port):
+    with open(f"{work}/registry.yml", "w") as file:
+        file.write(f"""version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage: {{filesystem: {{rootdirectory: "{IMAGES}/registry"}}, maintenance: {{readonly: {{enabled: true}}}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+""")
+    log = open(f"{work}/registry.log", "w")
+    process = subprocess.Popen(["docker-registry", "serve", f"{work}/registry.yml"], stdout=log, stderr=log)
+    wait_until(lambda: answers(port), process, "the registry", log.name)
+    return process
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def start_daemon(work, port, inro):
+    for name in REGISTRIES:
+        os.makedirs(f"{work}/hosts/{name}")
+        with open(f"{work}/hosts/{name}/hosts.toml", "w") as file:
+            file.write(f'[host."http://127.0.0.1:{port}"]\ncapabilities = ["pull", "resolve"]\n')
+    with open(f"{work}/config.toml", "w") as file:
+        file.write(f'[image]\nhosts_dir = "{work}/hosts"\n')
+    log = open(f"{work}/inro.log", "w")
+    process = subprocess.Popen(
+        [inro, "serve", "--config", f"{work}/config.toml", "--root", f"{work}/root", "--state", f"{work}/state",
+         "--listen", f"unix://{work}/inro.sock"],
+        stdout=log, stderr=log)
+    wait_until(lambda: os.path.exists(f"{work}/inro.sock"), process, "the daemon", log.name)
+    return process
+
+
+def wait_until(ready, process, what, log):
+    for _ in range(200):
+        if ready():
+            return
+        if process.poll() is not None:
+            sys.exit(f"critest: {what} ended with {process.returncode}:\n{open(log).read()}")
+        time.sleep(0.05)
+    sys.exit(f"critest: {what} is not ready after 10 s:\n{open(log).read()}")
+
+
+def run_critest(work, chosen):
+    with open(f"{IMAGES}/images.json") as file:
+        ours = json.load(file)["critest-digest"].split(":")[1].encode()
+    with open(f"{TOOLS}/critest", "rb") as original, open(f"{work}/critest", "wb") as copy:
+        copy.write(original.read().replace(PINNED, ours))
+    os.chmod(f"{work}/critest", 0o755)
+    socket_ = f"unix://{work}/inro.sock"
+    with open(f"{work}/critest.log", "w") as log:
+        subprocess.run(
+            [f"{work}/critest", f"--runtime-endpoint={socket_}", f"--image-endpoint={socket_}", "--ginkgo.no-color",
+             "--runtime-service-timeout=60s", "--image-service-timeout=60s",
+             f"--ginkgo.json-report={work}/report.json", "--ginkgo.timeout=30m", *chosen],
+            stdout=log, stderr=log, cwd=work)
+    if not os.path.exists(f"{work}/report.json"):
+        sys.exit(f"critest: no report:\n{open(f'{work}/critest.log').read()[-4000:]}")
+    with open(f"{work}/report.json") as file:
+        return json.load(file)[0]["SpecReports"]
+
+
+def judge(report, pending, only_pending):
+    """Counts, and says what failed and what was skipped, and why."""
+    passed = failed = skipped = 0
+    for spec in report:
+        name = " ".join((spec["ContainerHierarchyTexts"] or []) + [spec["LeafNodeText"]])
+        failure = (spec.get("Failure") or {}).get("Message", "").strip()
+        if spec["State"] == "passed":
+            if spec["LeafNodeType"] == "It":
+                passed += 1
+                if only_pending:
+                    print(f"critest: passes now: {name}")
+        elif spec["State"] in ("skipped", "pending"):
+            # Without a message it was not selected at all.
+            if failure and "benchmark" not in name:
+                skipped += 1
+                print(f"critest: skipped: {name}: {failure}")
+            elif name in pending and not only_pending:
+                skipped += 1
+                print(f"critest: pending: {name}: {pending[name]}")
+        else:
+            failed += 1
+            print(f"critest: FAILED: {name} ({spec['RunTime'] / 1e9:.1f} s)")
+            print("".join(f"  {line}\n" for line in failure.splitlines()[:8]), end="")
+    return passed, failed, skipped
+
+
+if __name__ == "__main__":
+    main()

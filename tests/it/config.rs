@@ -1,0 +1,134 @@
+//! Starting the daemon: its configuration, its folders, and only one of it.
+
+use std::{
+    fs,
+    os::unix::{fs::MetadataExt, net::UnixDatagram},
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use crate::harness::{Node, inro, v1};
+
+/// Runs `inro serve` in `dir`, where it is expected to end by itself.
+fn serve(dir: &Path) -> Output {
+    let child = Command::new("timeout")
+        .arg("5")
+        .arg(inro())
+        .args(["serve", "--config"])
+        .arg(dir.join("config.toml"))
+        .arg("--root")
+        .arg(dir.join("root"))
+        .arg("--state")
+        .arg(dir.join("state"))
+        .args(["--listen", &format!("unix://{}/second.sock", dir.display())])
+        .output();
+    child.expect("inro")
+}
+
+#[test]
+fn unknown_keys_are_named_with_their_file() {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    for (text, key) in [("tpyo = 1\n", "tpyo"), ("[image]\nhost_dir = \"/x\"\n", "host_dir")] {
+        fs::write(dir.path().join("config.toml"), text).expect("config.toml");
+        let output = serve(dir.path());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && output.status.code() != Some(124), "{told}");
+        assert!(told.contains(key) && told.contains("config.toml"), "{told}");
+    }
+}
+
+#[test]
+fn a_second_daemon_on_the_same_folders_is_refused() {
+    let node = Node::start();
+    let output = serve(node.dir());
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && output.status.code() != Some(124), "{told}");
+    assert!(
+        told.contains("root") || told.contains("state"),
+        "which folder is taken: {told}"
+    );
+    assert!(node.crictl(&["version"]).status.success(), "the first one still serves");
+}
+
+#[test]
+fn the_socket_is_private_and_a_stale_one_is_replaced() {
+    let mut node = Node::start();
+    node.daemon.kill9();
+    assert!(node.daemon.socket().exists(), "left by the dead");
+    node.daemon.restart();
+    assert_eq!(
+        node.daemon.socket().metadata().expect("the socket").mode() & 0o777,
+        0o600
+    );
+    assert_eq!(
+        node.dir().join("state").metadata().expect("the run folder").mode() & 0o777,
+        0o700
+    );
+}
+
+#[test]
+fn the_supervisor_is_told_when_it_is_ready() {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    fs::write(dir.path().join("config.toml"), "").expect("config.toml");
+    let notify = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
+    notify
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a timeout");
+    let mut child = Command::new(inro())
+        .env("NOTIFY_SOCKET", dir.path().join("notify"))
+        .args(["serve", "--config"])
+        .arg(dir.path().join("config.toml"))
+        .arg("--root")
+        .arg(dir.path().join("root"))
+        .arg("--state")
+        .arg(dir.path().join("state"))
+        .args(["--listen", &format!("unix://{}/inro.sock", dir.path().display())])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("inro");
+    let mut told = [0; 256];
+    let size = notify.recv(&mut told);
+    // Before anything can fail: the daemon must not outlive the test.
+    child.kill().expect("kill");
+    child.wait().expect("reap");
+    let told = String::from_utf8_lossy(&told[..size.expect("a message")]).into_owned();
+    assert!(told.lines().any(|line| line == "READY=1"), "{told}");
+}
+
+#[test]
+fn it_says_who_it_is_and_what_it_can_do() {
+    let node = Node::start();
+    let version = node.cri.version(v1::VersionRequest::default()).expect("version");
+    assert_eq!(
+        (version.runtime_name.as_str(), version.runtime_api_version.as_str()),
+        ("inro", "v1")
+    );
+    let status = node.cri.status(v1::StatusRequest { verbose: true }).expect("status");
+    for condition in status.status.expect("a status").conditions {
+        assert!(condition.status, "{condition:?}");
+    }
+    // A client looks its handler up by name, and the name of the default is empty.
+    assert!(status.runtime_handlers.iter().any(|handler| handler.name.is_empty()));
+    let linux = node
+        .cri
+        .runtime_config(v1::RuntimeConfigRequest {})
+        .expect("runtime config")
+        .linux
+        .expect("linux");
+    assert_eq!(linux.cgroup_driver(), v1::CgroupDriver::Cgroupfs);
+}
+
+#[test]
+fn it_is_ready_soon() {
+    let mut node = Node::start();
+    let mut times: Vec<Duration> = (0..10)
+        .map(|_| {
+            node.daemon.terminate();
+            node.daemon.restart()
+        })
+        .collect();
+    times.sort();
+    eprintln!("ready after {:?} (median of 10, longest {:?})", times[5], times[9]);
+    assert!(times[5] < Duration::from_millis(150), "{times:?}");
+}

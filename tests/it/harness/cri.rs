@@ -1,0 +1,91 @@
+//! The CRI over the daemon's socket, blocking: a test reads as the calls it makes.
+//!
+//! Every call connects anew, so that a daemon may die and come back between two of them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, runtime::Runtime};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+pub use inro_proto as v1;
+use v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
+
+/// A client; clones share nothing but the socket's path.
+#[derive(Clone)]
+pub struct Cri {
+    socket: Arc<Path>,
+}
+
+macro_rules! calls {
+    ($service:ident: $($name:ident($request:ident) -> $reply:ident;)*) => {
+        impl Cri {
+            $(pub fn $name(&self, request: v1::$request) -> Result<v1::$reply, Status> {
+                let channel = self.channel();
+                runtime().block_on(async move {
+                    // Twice the exec cap, and room for the message around it.
+                    let mut client = $service::new(channel.await?).max_decoding_message_size(40 << 20);
+                    client.$name(request).await.map(|reply| reply.into_inner())
+                })
+            })*
+        }
+    };
+}
+
+calls! { RuntimeServiceClient:
+    version(VersionRequest) -> VersionResponse;
+    status(StatusRequest) -> StatusResponse;
+    runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
+    run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
+    stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
+    remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse;
+    pod_sandbox_status(PodSandboxStatusRequest) -> PodSandboxStatusResponse;
+    list_pod_sandbox(ListPodSandboxRequest) -> ListPodSandboxResponse;
+    create_container(CreateContainerRequest) -> CreateContainerResponse;
+    start_container(StartContainerRequest) -> StartContainerResponse;
+    stop_container(StopContainerRequest) -> StopContainerResponse;
+    remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
+    container_status(ContainerStatusRequest) -> ContainerStatusResponse;
+    list_containers(ListContainersRequest) -> ListContainersResponse;
+    exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
+}
+
+calls! { ImageServiceClient:
+    pull_image(PullImageRequest) -> PullImageResponse;
+    image_status(ImageStatusRequest) -> ImageStatusResponse;
+    list_images(ListImagesRequest) -> ListImagesResponse;
+    remove_image(RemoveImageRequest) -> RemoveImageResponse;
+    image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
+}
+
+impl Cri {
+    pub fn new(socket: &Path) -> Cri {
+        Cri { socket: socket.into() }
+    }
+
+    fn channel(&self) -> impl Future<Output = Result<Channel, Status>> + use<> {
+        let socket: PathBuf = self.socket.as_ref().into();
+        async move {
+            Endpoint::from_static("http://inro.invalid")
+                .connect_with_connector(tower::service_fn(move |_| {
+                    let socket = socket.clone();
+                    async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+                }))
+                .await
+                .map_err(|error| Status::unavailable(error.to_string()))
+        }
+    }
+}
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().expect("a tokio runtime"))
+}

@@ -1,0 +1,127 @@
+//! The real daemon as a child process, killed and started again as a test likes.
+
+use std::{
+    fs::{self, File},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::eventually;
+
+/// `inro serve` with its folders under one scratch folder.
+pub struct Daemon {
+    child: Child,
+    dir: PathBuf,
+}
+
+/// The binary under test: what `tests/run` built, or what cargo built for this test.
+pub fn inro() -> PathBuf {
+    std::env::var_os("INRO_BIN").map_or_else(|| env!("CARGO_BIN_EXE_inro").into(), PathBuf::from)
+}
+
+impl Daemon {
+    /// Starts a daemon with `dir/config.toml` and waits until it accepts connections.
+    pub fn start(dir: &Path) -> Daemon {
+        let mut daemon = Daemon {
+            child: spawn(dir),
+            dir: dir.into(),
+        };
+        daemon.wait_ready();
+        daemon
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("inro.sock")
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGKILL, and nothing is waited for but the death itself.
+    pub fn kill9(&mut self) {
+        self.child.kill().expect("kill the daemon");
+        self.child.wait().expect("reap the daemon");
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn terminate(&mut self) -> ExitStatus {
+        if self.is_running() {
+            signal(self.pid(), Signal::TERM);
+        }
+        eventually("the daemon ends after SIGTERM", Duration::from_secs(10), || {
+            self.child.try_wait().ok().flatten()
+        })
+    }
+
+    /// Starts it again after its end; the time until it accepted a connection.
+    pub fn restart(&mut self) -> Duration {
+        let start = Instant::now();
+        self.child = spawn(&self.dir);
+        self.wait_ready();
+        start.elapsed()
+    }
+
+    fn wait_ready(&mut self) {
+        let socket = self.socket();
+        eventually("the daemon accepts connections", Duration::from_secs(10), || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the daemon ended with {status}:\n{}", self.log_tail());
+            }
+            UnixStream::connect(&socket).ok()
+        });
+    }
+
+    /// The last part of what it logged, over all restarts.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.dir.join("inro.log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // A second call on a child already reaped is harmless.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    let log = File::options()
+        .append(true)
+        .create(true)
+        .open(dir.join("inro.log"))
+        .expect("inro.log");
+    Command::new(inro())
+        .arg("serve")
+        .args([Path::new("--config"), &dir.join("config.toml")])
+        .args([Path::new("--root"), &dir.join("root")])
+        .args([Path::new("--state"), &dir.join("state")])
+        .args(["--listen", &format!("unix://{}/inro.sock", dir.display())])
+        .stdin(std::process::Stdio::null())
+        .stdout(log.try_clone().expect("log"))
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", inro().display()))
+}
+
+/// Sends a signal to one process that this test started.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+    // It may have ended meanwhile.
+    let _ = kill_process(pid, signal);
+}

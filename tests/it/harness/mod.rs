@@ -1,0 +1,219 @@
+//! What every test here stands on: a private daemon with its registry, and the host compared before and after.
+//!
+//! [`Node::start`] gives a daemon with folders, socket and cgroup of its own. When the node is dropped it removes what
+//! the test left over the CRI, ends the daemon and compares the host with what it was: what is left over fails the test.
+
+mod cri;
+mod daemon;
+mod ledger;
+mod pod;
+mod registry;
+
+use std::{
+    cell::OnceCell,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{Mutex, MutexGuard},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+pub use cri::{Cri, v1};
+pub use daemon::{Daemon, inro};
+pub use ledger::{Ledger, hierarchies};
+pub use pod::{Container, Pod, own_network};
+pub use registry::{Registry, free_port, write_hosts};
+
+/// A daemon of one test's own.
+pub struct Node {
+    pub cri: Cri,
+    pub daemon: Daemon,
+    registry: OnceCell<Registry>,
+    ledger: Ledger,
+    dir: TempDir,
+    /// Tests look at the whole host, so one runs at a time.
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Node {
+    /// A running daemon with an empty configuration but for the registry.
+    pub fn start() -> Node {
+        Node::with_config("")
+    }
+
+    /// The same with `extra` lines of TOML after the generated ones.
+    pub fn with_config(extra: &str) -> Node {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let dir = tempfile::Builder::new()
+            .prefix("inro-it-")
+            .tempdir()
+            .expect("a scratch folder");
+        let name = dir.path().file_name().expect("a name").to_string_lossy().into_owned();
+        let mut ledger = Ledger::open(dir.path(), &name);
+        fs::create_dir_all(dir.path().join("hosts")).expect("hosts folder");
+        let config = format!("[image]\nhosts_dir = \"{}/hosts\"\n{extra}", dir.path().display());
+        fs::write(dir.path().join("config.toml"), config).expect("config.toml");
+        let daemon = Daemon::start(dir.path());
+        let cri = Cri::new(&daemon.socket());
+        ledger.daemon_started(daemon.pid(), dir.path());
+        Node {
+            cri,
+            daemon,
+            registry: OnceCell::new(),
+            ledger,
+            dir,
+            _alone: alone,
+        }
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The parent that this node's sandboxes get, made and removed by the ledger.
+    pub fn cgroup_parent(&self) -> String {
+        format!("/{}", self.ledger.cgroup())
+    }
+
+    /// The registry behind every public name; started when first asked for.
+    pub fn registry(&self) -> &Registry {
+        self.registry.get_or_init(|| {
+            let registry = Registry::start(&self.dir().join("registry"), None);
+            for host in ["docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io", "quay.io"] {
+                registry.serve_as(host, &self.dir().join("hosts"));
+            }
+            registry
+        })
+    }
+
+    /// Pulls `docker.io/library/<name>` and returns the image's id.
+    pub fn pull(&self, name: &str) -> String {
+        self.try_pull(name)
+            .unwrap_or_else(|status| panic!("pull {name}: {status:?}"))
+    }
+
+    pub fn try_pull(&self, reference: &str) -> Result<String, tonic::Status> {
+        self.registry();
+        let image = Some(v1::ImageSpec {
+            image: reference.into(),
+            ..Default::default()
+        });
+        self.cri
+            .pull_image(v1::PullImageRequest {
+                image,
+                ..Default::default()
+            })
+            .map(|reply| reply.image_ref)
+    }
+
+    /// A ready sandbox in the host's network, changed by `edit` before it is run.
+    pub fn pod(&self, edit: impl FnOnce(&mut v1::PodSandboxConfig)) -> Pod {
+        self.try_pod(edit)
+            .unwrap_or_else(|status| panic!("run sandbox: {status:?}"))
+    }
+
+    pub fn try_pod(&self, edit: impl FnOnce(&mut v1::PodSandboxConfig)) -> Result<Pod, tonic::Status> {
+        let logs = self.dir().join("logs");
+        Pod::run(&self.cri, &self.cgroup_parent(), &logs, edit)
+    }
+
+    /// `crictl` against this daemon.
+    pub fn crictl(&self, arguments: &[&str]) -> Output {
+        Command::new(tools().join("crictl"))
+            .args([
+                "--runtime-endpoint",
+                &self.daemon.endpoint(),
+                "--image-endpoint",
+                &self.daemon.endpoint(),
+            ])
+            .args(["--timeout", "60s"])
+            .args(arguments)
+            .output()
+            .expect("crictl, which tests/tools.sh builds")
+    }
+
+    /// The same, which has to succeed; its trimmed output.
+    pub fn crictl_ok(&self, arguments: &[&str]) -> String {
+        let output = self.crictl(arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "crictl {arguments:?}: {told}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let failed = thread::panicking();
+        if failed {
+            eprintln!("--- the daemon's log\n{}\n---", self.daemon.log_tail());
+        }
+        if !self.daemon.is_running() {
+            self.daemon.restart();
+        }
+        let left = self.remove_everything();
+        let leaks = self.ledger.settle(&mut self.daemon, self.dir.path());
+        if failed {
+            eprintln!("left over as well: {leaks:#?}");
+        } else if let Err(status) = left {
+            panic!("clean up: {status:?}\n{}", self.daemon.log_tail());
+        } else {
+            assert!(leaks.is_empty(), "left over: {leaks:#?}\n{}", self.daemon.log_tail());
+        }
+    }
+}
+
+impl Node {
+    fn remove_everything(&self) -> Result<(), tonic::Status> {
+        for sandbox in self.cri.list_pod_sandbox(v1::ListPodSandboxRequest::default())?.items {
+            self.cri.stop_pod_sandbox(v1::StopPodSandboxRequest {
+                pod_sandbox_id: sandbox.id.clone(),
+            })?;
+            self.cri.remove_pod_sandbox(v1::RemovePodSandboxRequest {
+                pod_sandbox_id: sandbox.id,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until `done` answers something, looking every few milliseconds.
+pub fn eventually<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = done() {
+            return answer;
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Says that this test was not run and why; `tests/run` counts and shows it.
+pub fn skipped(test: &str, reason: &str) {
+    eprintln!("skipped: {test}: {reason}");
+    if let Some(path) = std::env::var_os("INRO_SKIPS") {
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .expect("INRO_SKIPS");
+        writeln!(file, "{test}: {reason}").expect("INRO_SKIPS");
+    }
+}
+
+/// Where `tests/run` put crictl and the images.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(target) => target.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target"),
+    }
+}
+
+fn tools() -> PathBuf {
+    target().join("tools")
+}

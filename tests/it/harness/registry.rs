@@ -1,0 +1,87 @@
+//! A stock registry on loopback over the prepared images.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use super::{eventually, target};
+
+/// Ends with its value.
+pub struct Registry {
+    pub port: u16,
+    child: Child,
+}
+
+impl Registry {
+    /// Serves `target/test-images`; with a line of `htpasswd` it asks for that user's password.
+    pub fn start(dir: &Path, htpasswd: Option<&str>) -> Registry {
+        let storage = target().join("test-images/registry");
+        assert!(storage.exists(), "no images: run tests/run");
+        fs::create_dir_all(dir).expect("registry folder");
+        let port = free_port();
+        let mut config = format!(
+            "version: 0.1\n\
+             log: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: \"{}\"}}, maintenance: {{readonly: {{enabled: true}}}}}}\n\
+             http: {{addr: \"127.0.0.1:{port}\"}}\n",
+            storage.display()
+        );
+        if let Some(line) = htpasswd {
+            let path = dir.join("htpasswd");
+            fs::write(&path, line).expect("htpasswd");
+            config += &format!("auth: {{htpasswd: {{realm: test, path: \"{}\"}}}}\n", path.display());
+        }
+        fs::write(dir.join("registry.yml"), config).expect("registry.yml");
+        let log = fs::File::create(dir.join("registry.log")).expect("registry.log");
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(dir.join("registry.yml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log)
+            .spawn()
+            .expect("docker-registry, which tests/tools.sh installs");
+        let registry = Registry { port, child };
+        eventually("the registry answers", Duration::from_secs(10), || {
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        registry
+    }
+
+    /// Makes pulls from `host` come here: one file of a `hosts.toml` tree.
+    pub fn serve_as(&self, host: &str, hosts: &Path) {
+        write_hosts(hosts, host, &[self.port]);
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Mirrors for `host`, tried in order.
+pub fn write_hosts(hosts: &Path, host: &str, ports: &[u16]) -> PathBuf {
+    let dir = hosts.join(host);
+    fs::create_dir_all(&dir).expect("hosts folder");
+    let text: String = ports
+        .iter()
+        .map(|port| format!("[host.\"http://127.0.0.1:{port}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"))
+        .collect();
+    let path = dir.join("hosts.toml");
+    fs::write(&path, text).expect("hosts.toml");
+    path
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .port()
+}

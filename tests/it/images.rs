@@ -1,0 +1,354 @@
+//! Images from a real registry: every form of reference and manifest, and what must not be believed.
+
+use std::{fs, path::Path};
+
+use tonic::{Code, Status};
+
+use crate::harness::{Node, Registry, v1};
+
+/// What `htpasswd -B` makes of the user `tester` with the password `open sesame`.
+const HTPASSWD: &str = "tester:$2y$05$inroinroinroinroinroi.VsUrpJQ1kgjm59ZDmOBBU7DtUmtFVzK\n";
+
+fn status(node: &Node, reference: &str) -> Option<v1::Image> {
+    let image = Some(v1::ImageSpec {
+        image: reference.into(),
+        ..Default::default()
+    });
+    node.cri
+        .image_status(v1::ImageStatusRequest { image, verbose: false })
+        .expect("image status")
+        .image
+}
+
+fn list(node: &Node) -> Vec<v1::Image> {
+    node.cri
+        .list_images(v1::ListImagesRequest::default())
+        .expect("list images")
+        .images
+}
+
+fn remove(node: &Node, reference: &str) {
+    let image = Some(v1::ImageSpec {
+        image: reference.into(),
+        ..Default::default()
+    });
+    node.cri
+        .remove_image(v1::RemoveImageRequest { image })
+        .expect("remove image");
+}
+
+#[test]
+fn every_form_of_reference_finds_the_image() {
+    let node = Node::start();
+    let id = node.pull("shell");
+    let image = status(&node, "shell").expect("an image");
+    assert_eq!(image.id, id);
+    assert_eq!(image.repo_tags, ["docker.io/library/shell:latest"]);
+    let [by_digest] = &image.repo_digests[..] else {
+        panic!("{image:?}")
+    };
+    let digest = by_digest.rsplit_once('@').expect("a digest").1;
+    for reference in [
+        "shell:latest",
+        "library/shell",
+        "docker.io/library/shell",
+        "docker.io/shell",
+        "index.docker.io/library/shell:latest",
+        by_digest,
+        &format!("shell@{digest}"),
+        &format!("docker.io/library/shell:latest@{digest}"),
+        &id,
+        id.strip_prefix("sha256:").unwrap_or(&id),
+    ] {
+        assert_eq!(
+            status(&node, reference).map(|found| found.id),
+            Some(id.clone()),
+            "{reference}"
+        );
+    }
+    assert_eq!(node.pull(&format!("shell@{digest}")), id);
+    assert_eq!(node.pull(&format!("docker.io/library/shell:v1@{digest}")), id);
+    assert_eq!(status(&node, "shell:other"), None);
+    assert!(image.size > 0);
+}
+
+#[test]
+fn every_kind_of_manifest_and_layer_runs() {
+    let node = Node::start();
+    let pod = node.pod(|_| {});
+    for name in ["shell", "docker", "zstd", "plain", "platforms", "many-layers"] {
+        node.pull(name);
+        let container = pod.run_container(name, &["sh", "-c", "echo it runs"]);
+        assert_eq!(container.wait().exit_code, 0, "{name}");
+        container.wait_logged("it runs\n");
+    }
+    let foreign = node.try_pull("platforms:foreign").expect_err("no platform of ours");
+    assert!(
+        foreign.message().contains("platform") || foreign.code() == Code::NotFound,
+        "{foreign:?}"
+    );
+}
+
+#[test]
+fn layers_are_applied_in_order() {
+    let node = Node::start();
+    node.pull("layered");
+    let container = node.pod(|_| {}).run_container("layered", &["sleep", "1000"]);
+    assert_eq!(
+        container.sh("ls -d /removed /gone 2>/dev/null | wc -l"),
+        "0",
+        "whiteouts"
+    );
+    assert_eq!(container.sh("ls /opaque"), "new");
+    assert_eq!(container.sh("cat /becomes-folder/inside /becomes-file"), "yesfile");
+    assert_eq!(
+        container.sh("stat -c %i /linked"),
+        container.sh("stat -c %i /linked-too")
+    );
+    assert_eq!(
+        container.sh("readlink /link; stat -c %a /suid; stat -c '%u:%g %a' /owned"),
+        "linked\n4755\n1000:50000 640"
+    );
+    assert_eq!(
+        container.sh("find /long -type f | wc -c"),
+        (1 + 4 + 1 + 180 + 1 + 180 + 1).to_string()
+    );
+    assert_eq!(container.sh("stat -c %Y /suid"), "1577836800");
+}
+
+#[test]
+fn the_images_config_meets_the_containers() {
+    let node = Node::start();
+    node.pull("configured");
+    let pod = node.pod(|_| {});
+    let plain = pod.run_container("configured", &[]);
+    assert_eq!(plain.wait().exit_code, 0);
+    plain.wait_logged("from image\n");
+    let with_args = pod.container("configured", &[], |config| {
+        config.args = vec!["from".into(), "pod".into()]
+    });
+    with_args.start();
+    with_args.wait();
+    with_args.wait_logged("from pod\n");
+    let with_command = pod.container(
+        "configured",
+        &["sh", "-c", "id -u; pwd; echo $FROM_IMAGE $OVERRIDDEN"],
+        |config| {
+            config.envs.push(v1::KeyValue {
+                key: "OVERRIDDEN".into(),
+                value: "pod".into(),
+            });
+        },
+    );
+    with_command.start();
+    with_command.wait();
+    with_command.wait_logged("1000\n/made/by/runtime\nyes pod\n");
+    let image = status(&node, "configured").expect("an image");
+    assert_eq!((image.username.as_str(), image.uid), ("default-user", None));
+}
+
+#[test]
+fn remove_takes_every_name_and_is_idempotent() {
+    let node = Node::start();
+    let id = node.pull("shell");
+    assert_eq!(node.pull("shell:v1"), id);
+    assert_eq!(list(&node)[0].repo_tags.len(), 2);
+    remove(&node, "shell:v1");
+    assert_eq!((list(&node).len(), status(&node, "shell")), (0, None));
+    remove(&node, "shell:v1");
+    remove(&node, &id);
+    node.pull("shell");
+}
+
+#[test]
+fn an_image_in_use_keeps_its_layers() {
+    let node = Node::start();
+    node.pull("shell");
+    let container = node.pod(|_| {}).run_container("shell", &["sleep", "1000"]);
+    remove(&node, "shell");
+    assert_eq!(list(&node).len(), 0);
+    assert_eq!(container.sh("echo alive"), "alive");
+    container.stop(0);
+    assert_eq!(status(&node, "shell"), None);
+}
+
+#[test]
+fn images_survive_a_restart_and_layers_are_shared() {
+    let mut node = Node::start();
+    let used = |node: &Node| {
+        let reply = node
+            .cri
+            .image_fs_info(v1::ImageFsInfoRequest::default())
+            .expect("fs info");
+        reply.image_filesystems[0]
+            .used_bytes
+            .as_ref()
+            .expect("used bytes")
+            .value
+    };
+    let id = node.pull("shared-0");
+    let one = used(&node);
+    assert!(one > 0);
+    for number in 1..4 {
+        node.pull(&format!("shared-{number}"));
+    }
+    assert!(used(&node) < one + one / 4, "{} after {one}", used(&node));
+    node.daemon.kill9();
+    node.daemon.restart();
+    assert_eq!(list(&node).len(), 4);
+    assert_eq!(status(&node, "shared-0").expect("an image").id, id);
+    let container = node.pod(|_| {}).run_container("shared-3", &["cat", "/which"]);
+    container.wait();
+    container.wait_logged("3");
+}
+
+#[test]
+fn a_pull_killed_half_way_leaves_nothing_wrong() {
+    let mut node = Node::start();
+    node.registry();
+    for delay in [5, 15, 30, 60, 120] {
+        let cri = node.cri.clone();
+        let pull = std::thread::spawn(move || {
+            let image = Some(v1::ImageSpec {
+                image: "large".into(),
+                ..Default::default()
+            });
+            cri.pull_image(v1::PullImageRequest {
+                image,
+                ..Default::default()
+            })
+        });
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        node.daemon.kill9();
+        node.daemon.restart();
+        // It may have come through; then it has to be whole, which the next step shows.
+        let _ = pull.join().expect("the client");
+    }
+    node.pull("large");
+    let container = node
+        .pod(|_| {})
+        .run_container("large", &["sh", "-c", "wc -c < /data/noise"]);
+    container.wait();
+    container.wait_logged("25165824\n");
+    let left: Vec<_> = fs::read_dir(node.dir().join("root/tmp"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn concurrent_pulls_of_one_image_are_one() {
+    let node = Node::start();
+    node.registry();
+    let ids: Vec<String> = std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..6)
+            .map(|_| {
+                let cri = node.cri.clone();
+                scope.spawn(move || {
+                    let image = Some(v1::ImageSpec {
+                        image: "shell".into(),
+                        ..Default::default()
+                    });
+                    cri.pull_image(v1::PullImageRequest {
+                        image,
+                        ..Default::default()
+                    })
+                    .expect("pull")
+                    .image_ref
+                })
+            })
+            .collect();
+        pulls.into_iter().map(|pull| pull.join().expect("a client")).collect()
+    });
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+}
+
+#[test]
+fn what_lies_about_itself_is_refused() {
+    let node = Node::start();
+    for name in ["wrong-diff-id", "absent-layer", "wrong-size"] {
+        let error = node.try_pull(name).expect_err(name);
+        assert!(!error.message().is_empty());
+        assert_eq!(status(&node, name), None, "{name}");
+    }
+    let unknown = node.try_pull("no-such-image").expect_err("unknown");
+    assert_eq!(unknown.code(), Code::NotFound, "{unknown:?}");
+    let malformed = node.try_pull("UPPER/Case:bad tag").expect_err("malformed");
+    assert_eq!(malformed.code(), Code::InvalidArgument, "{malformed:?}");
+    // And the next good one works.
+    node.pull("shell");
+}
+
+#[test]
+fn a_layer_stays_in_its_folder() {
+    let node = Node::start();
+    let canary = Path::new("/tmp/inro-escaped");
+    for name in ["climb", "through-link", "device"] {
+        // Refusing and keeping it inside are both fine.
+        let _ = node.try_pull(name);
+        assert!(!canary.exists(), "{name}");
+    }
+}
+
+#[test]
+fn credentials_are_used_and_needed() {
+    let node = Node::start();
+    let private = Registry::start(&node.dir().join("private"), Some(HTPASSWD));
+    private.serve_as("private.example", &node.dir().join("hosts"));
+    let pull = |auth: Option<v1::AuthConfig>| {
+        let image = Some(v1::ImageSpec {
+            image: "private.example/library/private".into(),
+            ..Default::default()
+        });
+        node.cri.pull_image(v1::PullImageRequest {
+            image,
+            auth,
+            ..Default::default()
+        })
+    };
+    let auth = |password: &str| v1::AuthConfig {
+        username: "tester".into(),
+        password: password.into(),
+        ..Default::default()
+    };
+    let refused = |result: Result<v1::PullImageResponse, Status>| {
+        let status = result.expect_err("refused");
+        assert!(
+            matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied),
+            "{status:?}"
+        );
+        assert!(!status.message().contains("sesame"), "a secret in {status:?}");
+    };
+    refused(pull(None));
+    refused(pull(Some(auth("wrong sesame"))));
+    pull(Some(auth("open sesame"))).expect("with the password");
+    // One client's credentials are not another's.
+    remove(&node, "private.example/library/private");
+    refused(pull(None));
+    let basic = v1::AuthConfig {
+        auth: "dGVzdGVyOm9wZW4gc2VzYW1l".into(),
+        ..Default::default()
+    };
+    pull(Some(basic)).expect("with user and password in one field");
+    assert!(!node.daemon.log_tail().contains("sesame"));
+}
+
+#[test]
+fn mirrors_are_tried_in_order_and_the_file_is_read_at_pull_time() {
+    let node = Node::start();
+    let registry = node.registry();
+    let hosts = node.dir().join("hosts");
+    let dead = crate::harness::free_port();
+    crate::harness::write_hosts(&hosts, "mirrored.example", &[dead]);
+    assert!(node.try_pull("mirrored.example/library/shell").is_err());
+    crate::harness::write_hosts(&hosts, "mirrored.example", &[dead, registry.port]);
+    node.pull("mirrored.example/library/shell");
+    assert_eq!(
+        status(&node, "mirrored.example/library/shell")
+            .expect("an image")
+            .repo_tags,
+        ["mirrored.example/library/shell:latest"]
+    );
+}
