@@ -142,7 +142,7 @@ mod test {
         assert_eq!(leases.take(&subnet, &a).unwrap().to_string(), "192.0.2.10");
         let error = leases.take(&subnet, &b).unwrap_err();
         assert_eq!(error.to_string(), "no free address in 192.0.2.8/30: 1 in use");
-        assert_eq!(Leases::open(dir.path()).unwrap().owners(), [a.clone()]);
+        assert_eq!(Leases::open(dir.path()).unwrap().owners(), std::slice::from_ref(&a));
         leases.give_back(&a).unwrap();
         leases.take(&subnet, &b).unwrap();
     }

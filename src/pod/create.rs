@@ -47,6 +47,9 @@ impl Pods {
     }
 }
 
+/// A namespace of the spec: its OCI name, and the path of one to join; without a path a new one.
+type SpecNamespace = (&'static str, Option<PathBuf>);
+
 /// What the daemon prepares before the zygote is asked.
 struct Prepared {
     request: CreateRequest,
@@ -250,7 +253,7 @@ impl Inner {
         &self,
         sandbox: &Sandbox,
         security: &Security,
-    ) -> Result<(Vec<(&'static str, Option<PathBuf>)>, NamespaceFds), PodError> {
+    ) -> Result<(Vec<SpecNamespace>, NamespaceFds), PodError> {
         let pinned = pins::open_namespaces(sandbox.folder.path())?;
         let mut spec = vec![("mount", None)];
         let mut fds = NamespaceFds {

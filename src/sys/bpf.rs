@@ -129,6 +129,10 @@ fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
         }
         program.extend(tests);
         program.extend([op(0xb4, 0x00, 0, i32::from(rule.allow)), op(0x95, 0, 0, 0)]);
+        if length == 0 {
+            // It matches everything: the verifier refuses what can never be reached.
+            return program;
+        }
     }
     program.extend([op(0xb4, 0x00, 0, 0), op(0x95, 0, 0, 0)]);
     program
