@@ -16,7 +16,7 @@ impl Guard {
             eprintln!("skipped: needs root");
             return None;
         }
-        let path = format!("/inro-unit/{name}-{}", std::process::id());
+        let path = format!("/inro-unit-{name}-{}", std::process::id());
         let cgroups = Cgroups::detect().unwrap();
         cgroups.create(&path, resources, rules).unwrap();
         Some(Self { cgroups, path })
@@ -51,7 +51,6 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.cgroups.remove(&self.path).unwrap();
-        let _ = self.cgroups.remove("/inro-unit");
     }
 }
 

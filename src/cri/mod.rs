@@ -14,7 +14,10 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use crate::{image::Images, pod::Pods};
+use crate::{
+    image::{Images, manifest},
+    pod::Pods,
+};
 use image_service::ImageCalls;
 use runtime_service::RuntimeCalls;
 
@@ -46,4 +49,10 @@ pub async fn serve(
         .add_service(image)
         .serve_with_incoming_shutdown(incoming, stop)
         .await
+}
+
+/// The number of a named signal; the wire spells `SIGRTMIN+1` as `SIGNAL_SIGRTMINPLUS1`.
+fn signal_number(named: inro_proto::Signal) -> Option<i32> {
+    let name = named.as_str_name().replace("PLUS", "+").replace("MINUS", "-");
+    manifest::signal(name.strip_prefix("SIGNAL_").unwrap_or(&name))
 }

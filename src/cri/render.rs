@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use inro_proto as wire;
 
 use crate::{
-    image::{FsUsage, manifest::signal},
+    cri::signal_number,
+    image::FsUsage,
     model::{
         Access, ContainerState, ContainerView, ImageView, Mount, NamespaceMode, Namespaces, Propagation, Resources,
         SandboxState, SandboxView, Timestamp, User,
@@ -209,12 +210,8 @@ fn user(user: &User) -> wire::ContainerUser {
 
 /// The wire's name of a signal number; several names of one number are told apart by the first.
 fn stop_signal(number: i32) -> i32 {
-    let named = (1..)
-        .map_while(|value| wire::Signal::try_from(value).ok())
-        .find(|named| {
-            let name = named.as_str_name();
-            signal(name.strip_prefix("SIGNAL_").unwrap_or(name)) == Some(number)
-        });
+    let mut all = (1..).map_while(|value| wire::Signal::try_from(value).ok());
+    let named = all.find(|named| signal_number(*named) == Some(number));
     named.unwrap_or(wire::Signal::RuntimeDefault).into()
 }
 

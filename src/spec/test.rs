@@ -103,7 +103,15 @@ fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Valu
         ],
         hostname: "host-of-pod",
     };
-    serde_json::to_value(generate(&input).unwrap()).unwrap()
+    sorted(serde_json::to_value(generate(&input).unwrap()).unwrap())
+}
+
+/// Annotations come in no order.
+fn sorted(mut spec: serde_json::Value) -> serde_json::Value {
+    let annotations = spec["annotations"].take();
+    let ordered: std::collections::BTreeMap<String, String> = serde_json::from_value(annotations).unwrap();
+    spec["annotations"] = serde_json::to_value(ordered).unwrap();
+    spec
 }
 
 #[test]

@@ -6,8 +6,7 @@ use inro_proto as wire;
 
 use super::{Parsed, absolute, non_empty, required, security::security};
 use crate::{
-    cri::error::Fault,
-    image::manifest::signal,
+    cri::{error::Fault, signal_number},
     model::{Access, ContainerConfig, ContainerMetadata, Device, Mount, Propagation, Resources, Stdio},
 };
 
@@ -238,11 +237,6 @@ fn stop_signal(value: i32) -> Parsed<Option<i32>> {
     let unknown = || Fault::new("config.stop_signal", format!("{value} is unknown"));
     match wire::Signal::try_from(value).map_err(|_| unknown())? {
         wire::Signal::RuntimeDefault => Ok(None),
-        named => {
-            let name = named.as_str_name();
-            signal(name.strip_prefix("SIGNAL_").unwrap_or(name))
-                .map(Some)
-                .ok_or_else(unknown)
-        }
+        named => signal_number(named).map(Some).ok_or_else(unknown),
     }
 }
