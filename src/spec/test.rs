@@ -106,11 +106,15 @@ fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Valu
     sorted(serde_json::to_value(generate(&input).unwrap()).unwrap())
 }
 
-/// Annotations come in no order.
+/// Annotations and capabilities come in no order.
 fn sorted(mut spec: serde_json::Value) -> serde_json::Value {
     let annotations = spec["annotations"].take();
     let ordered: std::collections::BTreeMap<String, String> = serde_json::from_value(annotations).unwrap();
     spec["annotations"] = serde_json::to_value(ordered).unwrap();
+    for set in ["bounding", "effective", "permitted"] {
+        let names = spec["process"]["capabilities"][set].as_array_mut().unwrap();
+        names.sort_by_key(|name| name.to_string());
+    }
     spec
 }
 
