@@ -41,7 +41,9 @@ fn main() -> Result<()> {
     let dir = tempfile::Builder::new().prefix("inro-bench-").tempdir()?;
     let mounts = Mounts::make(&dir.path().join("mounts"), number("MOUNTS", 0))?;
     make_cgroups();
-    let peers = ["crun", "runc"].into_iter().filter_map(|name| Peer::start(name, dir.path()).transpose());
+    let peers = ["crun", "runc"]
+        .into_iter()
+        .filter_map(|name| Peer::start(name, dir.path()).transpose());
     let mut peers: Vec<Peer> = peers.collect::<Result<_>>()?;
     let runtime = tokio::runtime::Runtime::new()?;
     let mut table = Table::default();
@@ -71,7 +73,10 @@ fn main() -> Result<()> {
 }
 
 fn number(variable: &str, default: usize) -> usize {
-    env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    env::var(variable)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
 }
 
 /// A daemon, and a client that stays connected.
@@ -90,7 +95,12 @@ impl Node {
         let binary = env::var_os("INRO_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_inro").into());
         let child = Command::new(binary)
             .args([Path::new("serve"), Path::new("--config"), &dir.join("config.toml")])
-            .args([Path::new("--root"), &dir.join("root"), Path::new("--state"), &dir.join("state")])
+            .args([
+                Path::new("--root"),
+                &dir.join("root"),
+                Path::new("--state"),
+                &dir.join("state"),
+            ])
             .args(["--listen", &format!("unix://{}", socket.display())])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -111,13 +121,29 @@ impl Node {
                 .await
         };
         let channel = runtime.block_on(connect)?;
-        let (cri, images) = (RuntimeServiceClient::new(channel.clone()), ImageServiceClient::new(channel));
-        Ok(Node { child, cri, images, logs: dir.join("logs") })
+        let (cri, images) = (
+            RuntimeServiceClient::new(channel.clone()),
+            ImageServiceClient::new(channel),
+        );
+        Ok(Node {
+            child,
+            cri,
+            images,
+            logs: dir.join("logs"),
+        })
     }
 
     async fn pull(&mut self) -> Result<()> {
-        let image = Some(v1::ImageSpec { image: "tiny".into(), ..Default::default() });
-        self.images.pull_image(v1::PullImageRequest { image, ..Default::default() }).await?;
+        let image = Some(v1::ImageSpec {
+            image: "tiny".into(),
+            ..Default::default()
+        });
+        self.images
+            .pull_image(v1::PullImageRequest {
+                image,
+                ..Default::default()
+            })
+            .await?;
         Ok(())
     }
 
@@ -132,8 +158,13 @@ impl Node {
         tokio::time::sleep(PAUSE).await;
 
         let begin = monotonic();
-        let request = v1::RunPodSandboxRequest { config: Some(pod.clone()), ..Default::default() };
-        let sandbox = timed(table, "RunPodSandbox", cri.run_pod_sandbox(request)).await?.pod_sandbox_id;
+        let request = v1::RunPodSandboxRequest {
+            config: Some(pod.clone()),
+            ..Default::default()
+        };
+        let sandbox = timed(table, "RunPodSandbox", cri.run_pod_sandbox(request))
+            .await?
+            .pod_sandbox_id;
         tokio::time::sleep(PAUSE).await;
         let create = monotonic();
         let request = v1::CreateContainerRequest {
@@ -141,35 +172,60 @@ impl Node {
             config: Some(container),
             sandbox_config: Some(pod),
         };
-        let id = timed(table, "CreateContainer", cri.create_container(request)).await?.container_id;
+        let id = timed(table, "CreateContainer", cri.create_container(request))
+            .await?
+            .container_id;
         let start = monotonic();
-        let request = v1::StartContainerRequest { container_id: id.clone() };
+        let request = v1::StartContainerRequest {
+            container_id: id.clone(),
+        };
         timed(table, "StartContainer", cri.start_container(request)).await?;
         let first = first_instruction(&log)?;
         table.add("Start to first instruction", first.saturating_sub(start));
         table.add("Create + Start to first instruction", first.saturating_sub(create));
         // Without the pause in the middle.
-        table.add("pod + container to first instruction", first.saturating_sub(create) + (create - begin).saturating_sub(PAUSE));
+        table.add(
+            "pod + container to first instruction",
+            first.saturating_sub(create) + (create - begin).saturating_sub(PAUSE),
+        );
 
         tokio::time::sleep(PAUSE).await;
         let cmd = vec!["/bin/probe".into(), "once".into()];
-        let request = v1::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 5 };
+        let request = v1::ExecSyncRequest {
+            container_id: id.clone(),
+            cmd,
+            timeout: 5,
+        };
         timed(table, "ExecSync", cri.exec_sync(request)).await?;
-        let request = v1::StopContainerRequest { container_id: id.clone(), timeout: 0 };
+        let request = v1::StopContainerRequest {
+            container_id: id.clone(),
+            timeout: 0,
+        };
         timed(table, "StopContainer (kill)", cri.stop_container(request)).await?;
         let request = v1::RemoveContainerRequest { container_id: id };
         timed(table, "RemoveContainer", cri.remove_container(request)).await?;
-        let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() };
+        let request = v1::StopPodSandboxRequest {
+            pod_sandbox_id: sandbox.clone(),
+        };
         timed(table, "StopPodSandbox", cri.stop_pod_sandbox(request)).await?;
-        let request = v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox };
+        let request = v1::RemovePodSandboxRequest {
+            pod_sandbox_id: sandbox,
+        };
         timed(table, "RemovePodSandbox", cri.remove_pod_sandbox(request)).await?;
         Ok(())
     }
 
     fn memory(&self, table: &mut Table) -> Result<()> {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let sizes = rollup.lines().filter(|line| line.starts_with("Rss:") || line.starts_with("Pss:"));
-        table.notes.extend(sizes.map(|line| format!("daemon afterwards, {}", line.split_whitespace().collect::<Vec<_>>().join(" "))));
+        let sizes = rollup
+            .lines()
+            .filter(|line| line.starts_with("Rss:") || line.starts_with("Pss:"));
+        table.notes.extend(sizes.map(|line| {
+            format!(
+                "daemon afterwards, {}",
+                line.split_whitespace().collect::<Vec<_>>().join(" ")
+            )
+        }));
         Ok(())
     }
 }
@@ -199,7 +255,10 @@ fn pod_config(round: usize, log_directory: &Path) -> v1::PodSandboxConfig {
         pid: v1::NamespaceMode::Container.into(),
         ..Default::default()
     };
-    let security = v1::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+    let security = v1::LinuxSandboxSecurityContext {
+        namespace_options: Some(options),
+        ..Default::default()
+    };
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
             name: format!("bench-{round}"),
@@ -224,11 +283,20 @@ fn container_config(round: usize) -> v1::ContainerConfig {
         ..Default::default()
     };
     v1::ContainerConfig {
-        metadata: Some(v1::ContainerMetadata { name: format!("probe-{round}"), attempt: 0 }),
-        image: Some(v1::ImageSpec { image: "tiny".into(), ..Default::default() }),
+        metadata: Some(v1::ContainerMetadata {
+            name: format!("probe-{round}"),
+            attempt: 0,
+        }),
+        image: Some(v1::ImageSpec {
+            image: "tiny".into(),
+            ..Default::default()
+        }),
         log_path: "probe.log".into(),
         linux: Some(v1::LinuxContainerConfig {
-            resources: Some(v1::LinuxContainerResources { cpu_shares: 1024, ..Default::default() }),
+            resources: Some(v1::LinuxContainerResources {
+                cpu_shares: 1024,
+                ..Default::default()
+            }),
             security_context: Some(v1::LinuxContainerSecurityContext {
                 namespace_options: Some(options),
                 ..Default::default()
@@ -244,7 +312,9 @@ fn first_instruction(log: &Path) -> Result<Duration> {
     loop {
         let text = fs::read_to_string(log).unwrap_or_default();
         if let Some(stamp) = text.lines().next().and_then(|line| line.splitn(4, ' ').nth(3)) {
-            return Ok(Duration::from_nanos(stamp.parse().with_context(|| format!("stamp {stamp:?}"))?));
+            return Ok(Duration::from_nanos(
+                stamp.parse().with_context(|| format!("stamp {stamp:?}"))?,
+            ));
         }
         ensure!(start.elapsed() < Duration::from_secs(5), "nothing in {}", log.display());
         thread::sleep(Duration::from_micros(200));
@@ -253,7 +323,10 @@ fn first_instruction(log: &Path) -> Result<Duration> {
 
 fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
-    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
 }
 
 /// A runtime measured beside us, in a mount namespace without the unified hierarchy: crun refuses hybrid hosts where
@@ -267,7 +340,12 @@ struct Peer {
 
 impl Peer {
     fn start(name: &'static str, dir: &Path) -> Result<Option<Peer>> {
-        if !Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        if !Command::new(name)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+        {
             eprintln!("skipped: {name} is not installed");
             return Ok(None);
         }
@@ -287,7 +365,12 @@ impl Peer {
             .spawn()?;
         let ask = child.stdin.take().context("stdin")?;
         let answer = BufReader::new(child.stdout.take().context("stdout")?);
-        Ok(Some(Peer { name, child, ask, answer }))
+        Ok(Some(Peer {
+            name,
+            child,
+            ask,
+            answer,
+        }))
     }
 
     /// Time to the workload's first instruction, and to the end of the whole command.
@@ -295,7 +378,9 @@ impl Peer {
         writeln!(self.ask, "{round}")?;
         let mut line = String::new();
         self.answer.read_line(&mut line)?;
-        let mut times = line.split_whitespace().map(|word| word.parse().map(Duration::from_nanos));
+        let mut times = line
+            .split_whitespace()
+            .map(|word| word.parse().map(Duration::from_nanos));
         let mut next = || times.next().with_context(|| format!("{}: {line:?}", self.name));
         Ok((next()??, next()??))
     }
@@ -313,11 +398,19 @@ fn serve_peer(runtime: &str, bundle: &Path) -> Result<()> {
     for line in std::io::stdin().lines() {
         let id = format!("bench-{runtime}-{}", line?);
         let begin = monotonic();
-        let output = Command::new(runtime).args(["run", "--bundle"]).arg(bundle).arg(&id).output()?;
+        let output = Command::new(runtime)
+            .args(["run", "--bundle"])
+            .arg(bundle)
+            .arg(&id)
+            .output()?;
         let whole = monotonic() - begin;
         let told = String::from_utf8_lossy(&output.stderr);
         let stamp = String::from_utf8_lossy(&output.stdout);
-        let first = stamp.trim().parse().map(Duration::from_nanos).with_context(|| format!("{runtime}: {told}"))?;
+        let first = stamp
+            .trim()
+            .parse()
+            .map(Duration::from_nanos)
+            .with_context(|| format!("{runtime}: {told}"))?;
         println!("{} {}", first.saturating_sub(begin).as_nanos(), whole.as_nanos());
     }
     Ok(())
@@ -326,8 +419,20 @@ fn serve_peer(runtime: &str, bundle: &Path) -> Result<()> {
 /// What the daemon derives for the same container, as an OCI spec.
 fn peer_spec() -> serde_json::Value {
     let capabilities = [
-        "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-        "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FSETID",
+        "FOWNER",
+        "MKNOD",
+        "NET_RAW",
+        "SETGID",
+        "SETUID",
+        "SETFCAP",
+        "SETPCAP",
+        "NET_BIND_SERVICE",
+        "SYS_CHROOT",
+        "KILL",
+        "AUDIT_WRITE",
     ]
     .map(|name| format!("CAP_{name}"));
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
@@ -373,8 +478,14 @@ impl Registry {
         );
         fs::write(dir.join("registry.yml"), config)?;
         fs::create_dir_all(dir.join("hosts/docker.io"))?;
-        fs::write(dir.join("hosts/docker.io/hosts.toml"), format!("[host.\"http://127.0.0.1:{port}\"]\n"))?;
-        fs::write(dir.join("config.toml"), format!("[image]\nhosts_dir = \"{}/hosts\"\n", dir.display()))?;
+        fs::write(
+            dir.join("hosts/docker.io/hosts.toml"),
+            format!("[host.\"http://127.0.0.1:{port}\"]\n"),
+        )?;
+        fs::write(
+            dir.join("config.toml"),
+            format!("[image]\nhosts_dir = \"{}/hosts\"\n", dir.display()),
+        )?;
         let child = Command::new("docker-registry")
             .arg("serve")
             .arg(dir.join("registry.yml"))
@@ -439,7 +550,10 @@ impl Table {
     }
 
     fn print(&mut self, rounds: usize) {
-        println!("{rounds} rounds, milliseconds\n{:<40} {:>8} {:>8} {:>8}", "", "p50", "p99", "min");
+        println!(
+            "{rounds} rounds, milliseconds\n{:<40} {:>8} {:>8} {:>8}",
+            "", "p50", "p99", "min"
+        );
         for name in &self.order {
             let times = self.times.get_mut(name).expect("added with its order");
             times.sort();
@@ -457,7 +571,10 @@ fn target() -> PathBuf {
 fn hierarchies() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields.filter(|fields| fields[2].starts_with("cgroup")).map(|fields| fields[1].into()).collect()
+    fields
+        .filter(|fields| fields[2].starts_with("cgroup"))
+        .map(|fields| fields[1].into())
+        .collect()
 }
 
 fn make_cgroups() {

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// Replaces a file by temp + rename. Safe against the death of this process, not against a power cut.
@@ -42,9 +43,11 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// A name of this write's own: two may replace the same file at once.
 fn temporary(path: &Path) -> std::path::PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
+    name.push(format!(".{}.tmp", COUNT.fetch_add(1, Ordering::Relaxed)));
     path.with_file_name(name)
 }
 

@@ -23,7 +23,7 @@ pub enum ManifestError {
     Ambiguous,
     #[error("media type {0:?} is not that of an image")]
     MediaType(String),
-    #[error("no image for {0} in the index")]
+    #[error("no image for platform {0} in the index")]
     NoPlatform(String),
     #[error("foreign layer {0}: its URL is not fetched")]
     Foreign(String),

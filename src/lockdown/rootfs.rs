@@ -47,7 +47,7 @@ pub fn check(rootfs: BorrowedFd<'_>) -> Result<(), LockdownError> {
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                     return Err(LockdownError::Image {
                         what: "not a folder:",
-                        path: path.into(),
+                        path: Path::new("/").join(path),
                     });
                 }
             }
@@ -55,7 +55,7 @@ pub fn check(rootfs: BorrowedFd<'_>) -> Result<(), LockdownError> {
             Err(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
                 return Err(LockdownError::Image {
                     what: "a symlink or file is in the way of",
-                    path: path.into(),
+                    path: Path::new("/").join(path),
                 });
             }
             Err(errno) => return Err(io_error("examine", path, errno)),

@@ -296,7 +296,7 @@ fn a_layer_stays_in_its_folder() {
 fn credentials_are_used_and_needed() {
     let node = Node::start();
     let private = Registry::start(&node.dir().join("private"), Some(HTPASSWD));
-    private.serve_as("private.example", &node.dir().join("hosts"));
+    private.be("private.example", &node.dir().join("hosts"));
     let pull = |auth: Option<v1::AuthConfig>| {
         let image = Some(v1::ImageSpec {
             image: "private.example/library/private".into(),

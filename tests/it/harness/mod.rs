@@ -156,6 +156,8 @@ impl Drop for Node {
             self.daemon.restart();
         }
         let left = self.remove_everything();
+        // Ours, and gone before the host is compared.
+        drop(self.registry.take());
         let leaks = self.ledger.settle(&mut self.daemon, self.dir.path());
         if failed {
             eprintln!("left over as well: {leaks:#?}");

@@ -56,6 +56,17 @@ impl Registry {
     pub fn serve_as(&self, host: &str, hosts: &Path) {
         write_hosts(hosts, host, &[self.port]);
     }
+
+    /// Makes this registry `host` itself, not a mirror of it: it gets that host's credentials.
+    pub fn be(&self, host: &str, hosts: &Path) {
+        let dir = hosts.join(host);
+        fs::create_dir_all(&dir).expect("hosts folder");
+        fs::write(
+            dir.join("hosts.toml"),
+            format!("server = \"http://127.0.0.1:{}\"\n", self.port),
+        )
+        .expect("hosts.toml");
+    }
 }
 
 impl Drop for Registry {
