@@ -18,7 +18,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// As [`write`], and safe against a power cut too: the bytes are on the disk before the name is, and the name before
+/// As [`write()`], and safe against a power cut too: the bytes are on the disk before the name is, and the name before
 /// this returns.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 //! container  (plan) ──create──▶ Created ──start──▶ Running ──exit──▶ Exited ──remove──▶ (gone)
 //! ```
 //! This is the only conductor: it calls the mechanisms, and none of them knows another. What exists is told by the run
-//! folder's records; [`Index`] is what they say, in memory. Everything an operation makes is named by its plan record
+//! folder's records; the index is what they say, in memory. Everything an operation makes is named by its plan record
 //! before it is made, and one teardown per kind takes apart all that a plan can name: it serves a failed operation, an
 //! ordinary removal and the recovery after a crash alike, so the path that matters most is the one walked every day.
 //!

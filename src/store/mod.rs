@@ -22,7 +22,7 @@ use crate::durable;
 
 mod record;
 
-pub use record::{decode, encode};
+pub use record::{BadRecord, decode, encode};
 
 /// Why a record or folder could not be read or written.
 #[derive(Debug, thiserror::Error)]
