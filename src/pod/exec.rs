@@ -6,7 +6,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::{Pid, PidfdFlags, pidfd_open},
 };
-use tokio::{io::AsyncReadExt, net::unix::pipe};
+use tokio::{io::AsyncReadExt, net::unix::pipe, sync::watch};
 
 use super::{PodError, Pods, create::filter_of, index::Container, pins::io_error};
 use crate::{
@@ -52,7 +52,8 @@ impl Pods {
             let request = self.request(&container, command, out_to, err_to)?;
             self.inner.with.zygote.exec(request).await?
         };
-        let outputs = tokio::spawn(async move { tokio::join!(collect(out_from), collect(err_from)) });
+        let (ended, end) = watch::channel(false);
+        let outputs = tokio::spawn(async move { tokio::join!(collect(out_from, end.clone()), collect(err_from, end)) });
         let exit_code = match timeout {
             None => exec.wait().await?,
             Some(timeout) => match exec.wait_for(timeout).await? {
@@ -64,14 +65,9 @@ impl Pods {
                 }
             },
         };
-        let abort = outputs.abort_handle();
-        let (stdout, stderr) = match tokio::time::timeout(DRAIN, outputs).await {
-            Ok(outputs) => outputs?,
-            Err(_) => {
-                abort.abort();
-                Default::default()
-            }
-        };
+        // It fails when both streams have ended already.
+        let _ = ended.send(true);
+        let (stdout, stderr) = outputs.await?;
         Ok(ExecOutput {
             stdout,
             stderr,
@@ -128,20 +124,32 @@ fn stream(container: &Container) -> Result<(OwnedFd, OwnedFd), PodError> {
     pipe_with(PipeFlags::CLOEXEC).map_err(|errno| io_error("make a pipe for", container.folder.path(), errno.into()))
 }
 
-/// Reads a stream to its end, keeping at most [`MOST`] bytes.
-async fn collect(from: OwnedFd) -> Vec<u8> {
-    let read = async {
-        rustix::io::ioctl_fionbio(&from, true)?;
-        let mut from = pipe::Receiver::from_owned_fd(from)?;
-        let mut kept = Vec::new();
-        let mut piece = vec![0u8; 32 * 1024];
-        loop {
-            let count = from.read(&mut piece).await?;
-            if count == 0 {
-                return Ok::<_, io::Error>(kept);
-            }
-            kept.extend_from_slice(&piece[..count.min(MOST - kept.len())]);
-        }
+/// Reads a stream to its end, or until [`DRAIN`] after the process has `ended`; keeps at most [`MOST`] bytes.
+async fn collect(from: OwnedFd, mut ended: watch::Receiver<bool>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let drained = async {
+        // A dropped sender is an exec that failed: nobody waits for its output.
+        let _ = ended.wait_for(|ended| *ended).await;
+        tokio::time::sleep(DRAIN).await;
     };
-    read.await.unwrap_or_default()
+    tokio::select! {
+        result = read_to(&mut kept, from) => if let Err(error) = result {
+            tracing::debug!(%error, "an exec's stream broke off");
+        },
+        () = drained => {}
+    }
+    kept
+}
+
+async fn read_to(kept: &mut Vec<u8>, from: OwnedFd) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(&from, true)?;
+    let mut from = pipe::Receiver::from_owned_fd(from)?;
+    let mut piece = vec![0u8; 32 * 1024];
+    loop {
+        let count = from.read(&mut piece).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        kept.extend_from_slice(&piece[..count.min(MOST - kept.len())]);
+    }
 }

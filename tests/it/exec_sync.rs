@@ -69,6 +69,10 @@ fn a_background_process_does_not_hold_the_answer() {
     let reply = container.exec(&["sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo started"]);
     assert_eq!(reply.stdout, b"started\n");
     assert!(start.elapsed() < Duration::from_secs(3));
+    // One that keeps the streams open delays the answer a little, and takes nothing from it.
+    let reply = container.exec(&["sh", "-c", "sleep 1000 & echo started"]);
+    assert_eq!(reply.stdout, b"started\n");
+    assert!(start.elapsed() < Duration::from_secs(8));
 }
 
 #[test]

@@ -2,23 +2,9 @@
 
 use std::{fs, path::Path};
 
-use tonic::{Code, Status};
+use tonic::Code;
 
-use crate::harness::{Node, Registry, v1};
-
-/// What `htpasswd -B` makes of the user `tester` with the password `open sesame`.
-const HTPASSWD: &str = "tester:$2y$05$inroinroinroinroinroi.VsUrpJQ1kgjm59ZDmOBBU7DtUmtFVzK\n";
-
-fn status(node: &Node, reference: &str) -> Option<v1::Image> {
-    let image = Some(v1::ImageSpec {
-        image: reference.into(),
-        ..Default::default()
-    });
-    node.cri
-        .image_status(v1::ImageStatusRequest { image, verbose: false })
-        .expect("image status")
-        .image
-}
+use crate::harness::{Node, v1};
 
 fn list(node: &Node) -> Vec<v1::Image> {
     node.cri
@@ -27,21 +13,11 @@ fn list(node: &Node) -> Vec<v1::Image> {
         .images
 }
 
-fn remove(node: &Node, reference: &str) {
-    let image = Some(v1::ImageSpec {
-        image: reference.into(),
-        ..Default::default()
-    });
-    node.cri
-        .remove_image(v1::RemoveImageRequest { image })
-        .expect("remove image");
-}
-
 #[test]
 fn every_form_of_reference_finds_the_image() {
     let node = Node::start();
     let id = node.pull("shell");
-    let image = status(&node, "shell").expect("an image");
+    let image = node.image("shell").expect("an image");
     assert_eq!(image.id, id);
     assert_eq!(image.repo_tags, ["docker.io/library/shell:latest"]);
     let [by_digest] = &image.repo_digests[..] else {
@@ -61,14 +37,14 @@ fn every_form_of_reference_finds_the_image() {
         id.strip_prefix("sha256:").unwrap_or(&id),
     ] {
         assert_eq!(
-            status(&node, reference).map(|found| found.id),
+            node.image(reference).map(|found| found.id),
             Some(id.clone()),
             "{reference}"
         );
     }
     assert_eq!(node.pull(&format!("shell@{digest}")), id);
     assert_eq!(node.pull(&format!("docker.io/library/shell:v1@{digest}")), id);
-    assert_eq!(status(&node, "shell:other"), None);
+    assert_eq!(node.image("shell:other"), None);
     assert!(image.size > 0);
 }
 
@@ -143,7 +119,7 @@ fn the_images_config_meets_the_containers() {
     with_command.start();
     with_command.wait();
     with_command.wait_logged("1000\n/made/by/runtime\nyes pod\n");
-    let image = status(&node, "configured").expect("an image");
+    let image = node.image("configured").expect("an image");
     assert_eq!((image.username.as_str(), image.uid), ("default-user", None));
 }
 
@@ -153,10 +129,10 @@ fn remove_takes_every_name_and_is_idempotent() {
     let id = node.pull("shell");
     assert_eq!(node.pull("shell:v1"), id);
     assert_eq!(list(&node)[0].repo_tags.len(), 2);
-    remove(&node, "shell:v1");
-    assert_eq!((list(&node).len(), status(&node, "shell")), (0, None));
-    remove(&node, "shell:v1");
-    remove(&node, &id);
+    node.remove_image("shell:v1");
+    assert_eq!((list(&node).len(), node.image("shell")), (0, None));
+    node.remove_image("shell:v1");
+    node.remove_image(&id);
     node.pull("shell");
 }
 
@@ -165,11 +141,11 @@ fn an_image_in_use_keeps_its_layers() {
     let node = Node::start();
     node.pull("shell");
     let container = node.pod(|_| {}).run_container("shell", &["sleep", "1000"]);
-    remove(&node, "shell");
+    node.remove_image("shell");
     assert_eq!(list(&node).len(), 0);
     assert_eq!(container.sh("echo alive"), "alive");
     container.stop(0);
-    assert_eq!(status(&node, "shell"), None);
+    assert_eq!(node.image("shell"), None);
 }
 
 #[test]
@@ -196,7 +172,7 @@ fn images_survive_a_restart_and_layers_are_shared() {
     node.daemon.kill9();
     node.daemon.restart();
     assert_eq!(list(&node).len(), 4);
-    assert_eq!(status(&node, "shared-0").expect("an image").id, id);
+    assert_eq!(node.image("shared-0").expect("an image").id, id);
     let container = node.pod(|_| {}).run_container("shared-3", &["cat", "/which"]);
     container.wait();
     container.wait_logged("3");
@@ -271,7 +247,7 @@ fn what_lies_about_itself_is_refused() {
     for name in ["wrong-diff-id", "absent-layer", "wrong-size"] {
         let error = node.try_pull(name).expect_err(name);
         assert!(!error.message().is_empty());
-        assert_eq!(status(&node, name), None, "{name}");
+        assert_eq!(node.image(name), None, "{name}");
     }
     let unknown = node.try_pull("no-such-image").expect_err("unknown");
     assert_eq!(unknown.code(), Code::NotFound, "{unknown:?}");
@@ -290,65 +266,4 @@ fn a_layer_stays_in_its_folder() {
         let _ = node.try_pull(name);
         assert!(!canary.exists(), "{name}");
     }
-}
-
-#[test]
-fn credentials_are_used_and_needed() {
-    let node = Node::start();
-    let private = Registry::start(&node.dir().join("private"), Some(HTPASSWD));
-    private.be("private.example", &node.dir().join("hosts"));
-    let pull = |auth: Option<v1::AuthConfig>| {
-        let image = Some(v1::ImageSpec {
-            image: "private.example/library/private".into(),
-            ..Default::default()
-        });
-        node.cri.pull_image(v1::PullImageRequest {
-            image,
-            auth,
-            ..Default::default()
-        })
-    };
-    let auth = |password: &str| v1::AuthConfig {
-        username: "tester".into(),
-        password: password.into(),
-        ..Default::default()
-    };
-    let refused = |result: Result<v1::PullImageResponse, Status>| {
-        let status = result.expect_err("refused");
-        assert!(
-            matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied),
-            "{status:?}"
-        );
-        assert!(!status.message().contains("sesame"), "a secret in {status:?}");
-    };
-    refused(pull(None));
-    refused(pull(Some(auth("wrong sesame"))));
-    pull(Some(auth("open sesame"))).expect("with the password");
-    // One client's credentials are not another's.
-    remove(&node, "private.example/library/private");
-    refused(pull(None));
-    let basic = v1::AuthConfig {
-        auth: "dGVzdGVyOm9wZW4gc2VzYW1l".into(),
-        ..Default::default()
-    };
-    pull(Some(basic)).expect("with user and password in one field");
-    assert!(!node.daemon.log_tail().contains("sesame"));
-}
-
-#[test]
-fn mirrors_are_tried_in_order_and_the_file_is_read_at_pull_time() {
-    let node = Node::start();
-    let registry = node.registry();
-    let hosts = node.dir().join("hosts");
-    let dead = crate::harness::free_port();
-    crate::harness::write_hosts(&hosts, "mirrored.example", &[dead]);
-    assert!(node.try_pull("mirrored.example/library/shell").is_err());
-    crate::harness::write_hosts(&hosts, "mirrored.example", &[dead, registry.port]);
-    node.pull("mirrored.example/library/shell");
-    assert_eq!(
-        status(&node, "mirrored.example/library/shell")
-            .expect("an image")
-            .repo_tags,
-        ["mirrored.example/library/shell:latest"]
-    );
 }

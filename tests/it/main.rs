@@ -12,5 +12,6 @@ mod images;
 mod lifecycle;
 mod logs;
 mod pods;
+mod registries;
 mod security;
 mod survive_kill9;

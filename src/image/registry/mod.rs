@@ -315,6 +315,3 @@ fn more_telling(before: Option<RegistryError>, now: RegistryError) -> RegistryEr
         _ => now,
     }
 }
-
-#[cfg(test)]
-mod test;

@@ -5,9 +5,10 @@
 
 mod cri;
 mod daemon;
+pub mod http;
 mod ledger;
 mod pod;
-mod registry;
+pub mod registry;
 
 use std::{
     cell::OnceCell,
@@ -26,7 +27,7 @@ pub use cri::{Cri, v1};
 pub use daemon::{Daemon, inro};
 pub use ledger::{Ledger, hierarchies};
 pub use pod::{Container, Pod, own_network};
-pub use registry::{Registry, free_port, write_hosts};
+use registry::Registry;
 
 /// A daemon of one test's own.
 pub struct Node {
@@ -83,7 +84,7 @@ impl Node {
     /// The registry behind every public name; started when first asked for.
     pub fn registry(&self) -> &Registry {
         self.registry.get_or_init(|| {
-            let registry = Registry::start(&self.dir().join("registry"), None);
+            let registry = Registry::start(&self.dir().join("registry"));
             for host in ["docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io", "quay.io"] {
                 registry.serve_as(host, &self.dir().join("hosts"));
             }
@@ -109,6 +110,25 @@ impl Node {
                 ..Default::default()
             })
             .map(|reply| reply.image_ref)
+    }
+
+    /// What the daemon knows of an image; `None` when it is not there.
+    pub fn image(&self, reference: &str) -> Option<v1::Image> {
+        let image = Some(v1::ImageSpec {
+            image: reference.into(),
+            ..Default::default()
+        });
+        let request = v1::ImageStatusRequest { image, verbose: false };
+        self.cri.image_status(request).expect("image status").image
+    }
+
+    pub fn remove_image(&self, reference: &str) {
+        let image = Some(v1::ImageSpec {
+            image: reference.into(),
+            ..Default::default()
+        });
+        let request = v1::RemoveImageRequest { image };
+        self.cri.remove_image(request).expect("remove image");
     }
 
     /// A ready sandbox in the host's network, changed by `edit` before it is run.

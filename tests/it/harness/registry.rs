@@ -16,9 +16,24 @@ pub struct Registry {
     child: Child,
 }
 
+/// Who may pull, and how.
+#[derive(Default)]
+pub struct Setup<'a> {
+    /// A line of `htpasswd`: this user's password is asked for.
+    pub htpasswd: Option<&'a str>,
+    /// The lines of the configuration's `auth`, for what has no field of its own here.
+    pub auth: Option<String>,
+    /// Certificate and key: it speaks TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
+}
+
 impl Registry {
-    /// Serves `target/test-images`; with a line of `htpasswd` it asks for that user's password.
-    pub fn start(dir: &Path, htpasswd: Option<&str>) -> Registry {
+    /// Serves `target/test-images` to everybody, over HTTP.
+    pub fn start(dir: &Path) -> Registry {
+        Registry::start_with(dir, Setup::default())
+    }
+
+    pub fn start_with(dir: &Path, setup: Setup) -> Registry {
         let storage = target().join("test-images/registry");
         assert!(storage.exists(), "no images: run tests/run");
         fs::create_dir_all(dir).expect("registry folder");
@@ -26,14 +41,24 @@ impl Registry {
         let mut config = format!(
             "version: 0.1\n\
              log: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: \"{}\"}}, maintenance: {{readonly: {{enabled: true}}}}}}\n\
-             http: {{addr: \"127.0.0.1:{port}\"}}\n",
+             storage: {{filesystem: {{rootdirectory: \"{}\"}}, maintenance: {{readonly: {{enabled: true}}}}}}\n",
             storage.display()
         );
-        if let Some(line) = htpasswd {
+        config += &match setup.tls {
+            None => format!("http: {{addr: \"127.0.0.1:{port}\"}}\n"),
+            Some((certificate, key)) => format!(
+                "http: {{addr: \"127.0.0.1:{port}\", tls: {{certificate: \"{}\", key: \"{}\"}}}}\n",
+                certificate.display(),
+                key.display()
+            ),
+        };
+        if let Some(line) = setup.htpasswd {
             let path = dir.join("htpasswd");
             fs::write(&path, line).expect("htpasswd");
             config += &format!("auth: {{htpasswd: {{realm: test, path: \"{}\"}}}}\n", path.display());
+        }
+        if let Some(auth) = setup.auth {
+            config += &format!("auth: {auth}\n");
         }
         fs::write(dir.join("registry.yml"), config).expect("registry.yml");
         let log = fs::File::create(dir.join("registry.log")).expect("registry.log");
@@ -59,13 +84,7 @@ impl Registry {
 
     /// Makes this registry `host` itself, not a mirror of it: it gets that host's credentials.
     pub fn be(&self, host: &str, hosts: &Path) {
-        let dir = hosts.join(host);
-        fs::create_dir_all(&dir).expect("hosts folder");
-        fs::write(
-            dir.join("hosts.toml"),
-            format!("server = \"http://127.0.0.1:{}\"\n", self.port),
-        )
-        .expect("hosts.toml");
+        write_server(hosts, host, &format!("server = \"http://127.0.0.1:{}\"\n", self.port));
     }
 }
 
@@ -78,12 +97,17 @@ impl Drop for Registry {
 
 /// Mirrors for `host`, tried in order.
 pub fn write_hosts(hosts: &Path, host: &str, ports: &[u16]) -> PathBuf {
-    let dir = hosts.join(host);
-    fs::create_dir_all(&dir).expect("hosts folder");
     let text: String = ports
         .iter()
         .map(|port| format!("[host.\"http://127.0.0.1:{port}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"))
         .collect();
+    write_server(hosts, host, &text)
+}
+
+/// The `hosts.toml` of `host`.
+pub fn write_server(hosts: &Path, host: &str, text: &str) -> PathBuf {
+    let dir = hosts.join(host);
+    fs::create_dir_all(&dir).expect("hosts folder");
     let path = dir.join("hosts.toml");
     fs::write(&path, text).expect("hosts.toml");
     path

@@ -1,1 +1,0 @@
-//! Sessions against real servers on loopback.
