@@ -8,7 +8,7 @@
 //! would hide what a real start pays. The first instruction's time is printed by the workload itself (CLOCK_MONOTONIC).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     env, fs,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
@@ -29,6 +29,18 @@ use v1::{image_service_client::ImageServiceClient, runtime_service_client::Runti
 /// Before each measured start.
 const PAUSE: Duration = Duration::from_millis(60);
 const CGROUP: &str = "inro-bench";
+/// What the kubelet asks for.
+const MASKED: [&str; 8] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -180,6 +192,22 @@ impl Node {
             container_id: id.clone(),
         };
         timed(table, "StartContainer", cri.start_container(request)).await?;
+        let request = v1::ContainerStatusRequest {
+            container_id: id.clone(),
+            verbose: true,
+        };
+        table.stages(
+            "CreateContainer",
+            &cri.container_status(request).await?.into_inner().info,
+        )?;
+        let request = v1::PodSandboxStatusRequest {
+            pod_sandbox_id: sandbox.clone(),
+            verbose: true,
+        };
+        table.stages(
+            "RunPodSandbox",
+            &cri.pod_sandbox_status(request).await?.into_inner().info,
+        )?;
         let first = first_instruction(&log)?;
         table.add("Start to first instruction", first.saturating_sub(start));
         table.add("Create + Start to first instruction", first.saturating_sub(create));
@@ -299,6 +327,12 @@ fn container_config(round: usize) -> v1::ContainerConfig {
             }),
             security_context: Some(v1::LinuxContainerSecurityContext {
                 namespace_options: Some(options),
+                seccomp: Some(v1::SecurityProfile {
+                    profile_type: v1::security_profile::ProfileType::RuntimeDefault.into(),
+                    ..Default::default()
+                }),
+                masked_paths: MASKED.map(String::from).into(),
+                readonly_paths: READ_ONLY.map(String::from).into(),
                 ..Default::default()
             }),
         }),
@@ -452,14 +486,51 @@ fn peer_spec() -> serde_json::Value {
             mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
             mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+            mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
         ],
         "linux": {
             "cgroupsPath": format!("/{CGROUP}/peer"),
             "resources": {"devices": [{"allow": false, "access": "rwm"}], "cpu": {"shares": 1024}},
             "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
-            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list"],
-            "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
+            "maskedPaths": MASKED,
+            "readonlyPaths": READ_ONLY,
+            "seccomp": peer_seccomp(&capabilities),
         },
+    })
+}
+
+/// The daemon's own default profile for those capabilities, in OCI's form.
+fn peer_seccomp(capabilities: &[String]) -> serde_json::Value {
+    let profile: serde_json::Value =
+        serde_json::from_str(include_str!("../seccomp-profiles/default.json")).expect("our own profile");
+    let names = |rule: &serde_json::Value, which: &str, kind: &str| -> Vec<String> {
+        let list = rule[which][kind].as_array().cloned().unwrap_or_default();
+        list.iter().filter_map(|name| name.as_str().map(String::from)).collect()
+    };
+    let applies = |rule: &&serde_json::Value| {
+        let arches = names(rule, "includes", "arches");
+        names(rule, "includes", "caps")
+            .iter()
+            .all(|cap| capabilities.contains(cap))
+            && !names(rule, "excludes", "caps")
+                .iter()
+                .any(|cap| capabilities.contains(cap))
+            && (arches.is_empty() || arches.iter().any(|arch| arch == "amd64"))
+    };
+    let rules = profile["syscalls"].as_array().expect("rules").iter().filter(applies);
+    let rules = rules.map(|rule| {
+        let mut kept = json!({"names": rule["names"], "action": rule["action"]});
+        for field in ["args", "errnoRet"] {
+            if let Some(value) = rule.get(field) {
+                kept[field] = value.clone();
+            }
+        }
+        kept
+    });
+    json!({
+        "defaultAction": profile["defaultAction"], "defaultErrnoRet": profile["defaultErrnoRet"],
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "syscalls": rules.collect::<Vec<_>>(),
     })
 }
 
@@ -547,6 +618,16 @@ impl Table {
             self.order.push(name.into());
         }
         self.times.entry(name.into()).or_default().push(time);
+    }
+
+    /// The stages of a call as the daemon tells them in its verbose status.
+    fn stages(&mut self, call: &str, info: &HashMap<String, String>) -> Result<()> {
+        let info: serde_json::Value = serde_json::from_str(info.get("info").context("no verbose status")?)?;
+        for stage in info["stagesMs"].as_array().context("no stages")? {
+            let time = Duration::from_secs_f64(stage[1].as_f64().context("a time")?.max(0.0) / 1e3);
+            self.add(&format!("  {call}: {}", stage[0].as_str().context("a name")?), time);
+        }
+        Ok(())
     }
 
     fn print(&mut self, rounds: usize) {

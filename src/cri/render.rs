@@ -9,7 +9,7 @@ use crate::{
     image::FsUsage,
     model::{
         Access, ContainerState, ContainerView, ImageView, Mount, NamespaceMode, Namespaces, Propagation, Resources,
-        SandboxState, SandboxView, Timestamp, User,
+        SandboxState, SandboxView, Stages, Timestamp, User,
     },
 };
 
@@ -244,20 +244,30 @@ pub fn fs_usage(usage: FsUsage) -> wire::FilesystemUsage {
 }
 
 /// The verbose part of a container's status, as `crictl inspect` shows it.
-pub fn container_info(view: &ContainerView) -> HashMap<String, String> {
+pub fn container_info(view: &ContainerView, stages: &Stages) -> HashMap<String, String> {
     let info = serde_json::json!({
         "sandboxID": view.sandbox,
         "pid": view.pid.unwrap_or(0),
         "config": view.config,
         "user": view.user,
+        "stagesMs": milliseconds(stages),
     });
     HashMap::from([("info".to_owned(), info.to_string())])
 }
 
 /// The verbose part of a sandbox's status.
-pub fn sandbox_info(view: &SandboxView) -> HashMap<String, String> {
-    let info = serde_json::json!({ "config": view.config, "ips": view.ips });
+pub fn sandbox_info(view: &SandboxView, stages: &Stages) -> HashMap<String, String> {
+    let info = serde_json::json!({ "config": view.config, "ips": view.ips, "stagesMs": milliseconds(stages) });
     HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+/// Each stage with its time, in the order of the stages.
+fn milliseconds(stages: &Stages) -> Vec<(&str, f64)> {
+    let rounded = |time: &std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    stages
+        .iter()
+        .map(|(name, time)| (name.as_str(), rounded(time)))
+        .collect()
 }
 
 #[cfg(test)]

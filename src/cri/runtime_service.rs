@@ -94,7 +94,7 @@ impl RuntimeService for RuntimeCalls {
             .sandbox(&id)
             .map_err(|error| status("PodSandboxStatus", &error))?;
         let info = if request.verbose {
-            render::sandbox_info(&view)
+            render::sandbox_info(&view, &self.pods.sandbox_stages(&id).unwrap_or_default())
         } else {
             Default::default()
         };
@@ -190,7 +190,7 @@ impl RuntimeService for RuntimeCalls {
             .container(&id)
             .map_err(|error| status("ContainerStatus", &error))?;
         let info = if request.verbose {
-            render::container_info(&view)
+            render::container_info(&view, &self.pods.container_stages(&id).unwrap_or_default())
         } else {
             Default::default()
         };

@@ -11,6 +11,7 @@ mod image;
 mod resources;
 mod sandbox;
 mod security;
+mod stages;
 mod time;
 
 pub use container::*;
@@ -20,4 +21,5 @@ pub use image::*;
 pub use resources::*;
 pub use sandbox::*;
 pub use security::*;
+pub use stages::*;
 pub use time::*;

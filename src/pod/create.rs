@@ -23,11 +23,12 @@ use crate::{
     lockdown::{self, capabilities, seccomp},
     model::{
         Access, ContainerConfig, ContainerId, ContainerState, ImageView, Mount, NamespaceMode, SandboxState, Security,
-        Timestamp,
+        Stages, Stopwatch, Timestamp,
     },
     shim::Shim,
     spec::{self, CgroupMount, PodFiles, SpecInput, StagedMount},
     store::{Folder, Name},
+    sys::mount::set_readonly,
     zygote::{self, CreateRequest, NamespaceFds, NamespaceKind},
 };
 
@@ -54,6 +55,7 @@ type SpecNamespace = (&'static str, Option<PathBuf>);
 struct Prepared {
     request: CreateRequest,
     spec: ContainerSpec,
+    stages: Stages,
 }
 
 impl Inner {
@@ -101,7 +103,7 @@ impl Inner {
         let folder = self.containers.folder(id.as_str());
         self.with.images.hold(&image.id, &id);
         match self.clone().make_container(&plan, &folder, &sandbox, image).await {
-            Ok((spec, shim)) => {
+            Ok((spec, shim, stages)) => {
                 let container = Arc::new(Container {
                     plan,
                     spec,
@@ -110,6 +112,7 @@ impl Inner {
                     turn: tokio::sync::Mutex::default(),
                     stopping: tokio::sync::watch::Sender::new(None),
                     shim: std::sync::Mutex::default(),
+                    stages,
                 });
                 self.index.insert_container(container.clone());
                 self.watch(container, Arc::new(shim));
@@ -129,15 +132,18 @@ impl Inner {
         folder: &Folder,
         sandbox: &Arc<Sandbox>,
         image: ImageView,
-    ) -> Result<(ContainerSpec, Shim), PodError> {
+    ) -> Result<(ContainerSpec, Shim, Stages), PodError> {
+        let mut watch = Stopwatch::start();
         folder.create()?;
         folder.write(Name::Plan, plan)?;
+        watch.lap("plan");
         let prepared = {
             let (inner, plan, folder, sandbox) = (self.clone(), plan.clone(), folder.clone(), sandbox.clone());
             blocking(move || inner.prepare(&plan, &folder, &sandbox, &image)).await?
         };
+        watch.lap_with(prepared.stages, "hand-over");
         let created = self.with.zygote.create(prepared.request).await?;
-        tracing::debug!(container = %plan.id, stages = ?created.stages, "built");
+        watch.lap_with(created.stages, "answer");
         let spec = ContainerSpec {
             init: created.init_pid,
             init_exe: init_exe(created.init_pid),
@@ -151,7 +157,8 @@ impl Inner {
                 state: ContainerState::Created,
             },
         )?;
-        Ok((spec, shim))
+        watch.lap("record");
+        Ok((spec, shim, watch.stages()))
     }
 
     /// Snapshot, user, cgroup, mounts, filter and spec: all that may touch a disk.
@@ -163,15 +170,20 @@ impl Inner {
         image: &ImageView,
     ) -> Result<Prepared, PodError> {
         let (config, security) = (&plan.config, &plan.config.security);
+        let mut watch = Stopwatch::start();
         let rootfs = self.with.snapshots.prepare(&plan.id, &image.layers)?;
+        watch.lap("snapshot");
         lockdown::rootfs::check(rootfs.as_fd())?;
         let user = lockdown::user::resolve(rootfs.as_fd(), &image.config.user, security)?;
         let capabilities = capabilities::resolve(security)?;
+        watch.lap("root and user");
         let filter = seccomp::compile(security, &capabilities)?;
+        watch.lap("seccomp");
         let devices = spec::resolve_devices(&config.devices, security.privileged)?;
         self.with
             .cgroups
             .create(&plan.cgroup, &config.resources, &devices.rules)?;
+        watch.lap("cgroup");
 
         let mut stage = Stage::default();
         let staged = config
@@ -180,7 +192,8 @@ impl Inner {
             .map(|mount| stage.volume(mount))
             .collect::<Result<Vec<_>, _>>()?;
         let files = stage.pod_files(sandbox, security)?;
-        let cgroup = self.stage_cgroup(&mut stage, plan)?;
+        let (cgroup, cgroups) = self.cgroup_view(plan)?;
+        watch.lap("volumes");
         let (namespaces, namespace_fds) = self.namespaces(sandbox, security)?;
         let hostname = fs::read_to_string(sandbox.folder.path().join("hostname")).unwrap_or_default();
         let generated = spec::generate(&SpecInput {
@@ -204,12 +217,15 @@ impl Inner {
         let text = serde_json::to_vec(&generated).map_err(spec::SpecError::from)?;
         fs::write(&path, text).map_err(|source| io_error("write", &path, source))?;
 
+        watch.lap("spec");
+
         let memfd = filter.map(|filter| filter.to_memfd()).transpose();
         let request = CreateRequest {
             id: plan.id.clone(),
             dir: folder.path().to_owned(),
             rootfs,
             mounts: stage.mounts,
+            cgroups,
             namespaces: namespace_fds,
             cgroup: self.cgroup_join(&plan.cgroup)?,
             seccomp: memfd.map_err(|source| io_error("make a filter for", folder.path(), source))?,
@@ -233,19 +249,37 @@ impl Inner {
             init: 0,
             init_exe: None,
         };
-        Ok(Prepared { request, spec })
+        watch.lap("descriptors");
+        Ok(Prepared {
+            request,
+            spec,
+            stages: watch.stages(),
+        })
     }
 
-    /// On v1 a container sees its own folder of each hierarchy, as with the peers.
-    fn stage_cgroup(&self, stage: &mut Stage, plan: &ContainerPlan) -> Result<CgroupMount, PodError> {
+    /// On v1 a container sees its own folder of each hierarchy, as with the peers; only a privileged one writes there.
+    fn cgroup_view(&self, plan: &ContainerPlan) -> Result<(CgroupMount, Vec<(String, OwnedFd)>), PodError> {
+        let covered = plan
+            .config
+            .mounts
+            .iter()
+            .any(|mount| mount.container_path == Path::new("/sys/fs/cgroup"));
+        if covered {
+            return Ok((CgroupMount::Elsewhere, Vec::new()));
+        }
         if self.with.cgroups.is_v2() {
-            return Ok(CgroupMount::V2);
+            return Ok((CgroupMount::V2, Vec::new()));
         }
         let views = self.with.cgroups.views(&plan.cgroup).into_iter();
-        let staged = views
-            .map(|(name, folder)| Ok((name, stage.add(&folder)?)))
-            .collect::<Result<_, PodError>>()?;
-        Ok(CgroupMount::V1(staged))
+        let trees = views.map(|(name, folder)| {
+            let tree = detached(&folder)?;
+            if !plan.config.security.privileged {
+                set_readonly(tree.as_fd(), true)
+                    .map_err(|source| io_error("make recursively read-only", &folder, source))?;
+            }
+            Ok::<_, PodError>((name, tree))
+        });
+        Ok((CgroupMount::Elsewhere, trees.collect::<Result<_, _>>()?))
     }
 
     /// Which namespaces the container joins, which are its own, and the descriptors of the former.
@@ -305,9 +339,7 @@ struct Stage {
 impl Stage {
     /// Clones the tree at a host path and answers where the container's helper will have it.
     fn add(&mut self, source: &Path) -> Result<PathBuf, PodError> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(CWD, source, flags).map_err(|errno| io_error("mount", source, errno.into()))?;
-        self.mounts.push(tree);
+        self.mounts.push(detached(source)?);
         Ok(zygote::staged_mount(self.mounts.len() - 1))
     }
 
@@ -319,7 +351,7 @@ impl Stage {
         let source = self.add(&mount.host_path)?;
         if mount.access == Access::RecursiveReadOnly {
             let tree = self.mounts.last().expect("just added").as_fd();
-            crate::sys::mount::set_readonly(tree, true)
+            set_readonly(tree, true)
                 .map_err(|source| io_error("make recursively read-only", &mount.host_path, source))?;
         }
         Ok(StagedMount {
@@ -342,6 +374,12 @@ impl Stage {
             shm: Some(self.add(&shm)?),
         })
     }
+}
+
+/// A copy of the mounts at a host path, attached nowhere.
+fn detached(source: &Path) -> Result<OwnedFd, PodError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, source, flags).map_err(|errno| io_error("mount", source, errno.into()))
 }
 
 fn pid_namespace(pid: u32) -> Result<OwnedFd, PodError> {

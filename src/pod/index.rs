@@ -14,7 +14,7 @@ use super::{
 use crate::{
     model::{
         ContainerFilter, ContainerId, ContainerMetadata, ContainerState, ContainerView, SandboxFilter, SandboxId,
-        SandboxMetadata, SandboxView,
+        SandboxMetadata, SandboxView, Stages,
     },
     shim::Shim,
     store::Folder,
@@ -28,6 +28,8 @@ pub struct Sandbox {
     pub status: watch::Sender<SandboxStatus>,
     /// Whose turn it is to stop or remove it.
     pub turn: tokio::sync::Mutex<()>,
+    /// Where the time of RunPodSandbox went; empty after a restart of the daemon.
+    pub stages: Stages,
 }
 
 impl Sandbox {
@@ -57,6 +59,8 @@ pub struct Container {
     pub stopping: watch::Sender<Option<tokio::time::Instant>>,
     /// The connection to its shim; `None` once it has exited. Guards the slot only.
     pub shim: Mutex<Option<Arc<Shim>>>,
+    /// Where the time of CreateContainer went; empty after a restart of the daemon.
+    pub stages: Stages,
 }
 
 impl Container {

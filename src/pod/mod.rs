@@ -38,8 +38,10 @@ pub use exec::ExecOutput;
 use crate::{
     cgroup::Cgroups,
     image::{Images, snapshot::Snapshots},
-    model::{ContainerFilter, ContainerId, ContainerMetadata, ContainerView, SandboxFilter, SandboxId},
-    model::{SandboxMetadata, SandboxView},
+    model::{
+        ContainerFilter, ContainerId, ContainerMetadata, ContainerView, SandboxFilter, SandboxId, SandboxMetadata,
+        SandboxView, Stages,
+    },
     net::Network,
     store::Shelf,
     zygote::Zygote,
@@ -147,6 +149,22 @@ impl Pods {
     /// Containers that match, newest first. Source: CRI ListContainers.
     pub fn containers(&self, filter: &ContainerFilter) -> Vec<ContainerView> {
         self.inner.index.containers(filter)
+    }
+
+    /// Where the time of a sandbox's run went; empty when an earlier daemon ran it.
+    ///
+    /// # Errors
+    /// [`PodError::NoSandbox`], [`PodError::Ambiguous`].
+    pub fn sandbox_stages(&self, id: &str) -> Result<Stages, PodError> {
+        Ok(self.inner.index.sandbox(id)?.stages.clone())
+    }
+
+    /// Where the time of a container's creation went; empty when an earlier daemon made it.
+    ///
+    /// # Errors
+    /// [`PodError::NoContainer`], [`PodError::Ambiguous`].
+    pub fn container_stages(&self, id: &str) -> Result<Stages, PodError> {
+        Ok(self.inner.index.container(id)?.stages.clone())
     }
 
     /// The runtime handlers' names, the default one first.

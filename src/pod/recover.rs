@@ -11,7 +11,7 @@ use super::{
     teardown::chain,
 };
 use crate::{
-    model::{ContainerState, SandboxState, Timestamp},
+    model::{ContainerState, SandboxState, Stages, Timestamp},
     shim::Shim,
     store::{Folder, Name, Shelf},
 };
@@ -80,6 +80,7 @@ impl Inner {
             folder: folder.clone(),
             status,
             turn,
+            stages: Stages::new(),
         }));
         Ok(())
     }
@@ -108,6 +109,7 @@ impl Inner {
             turn: tokio::sync::Mutex::default(),
             stopping: tokio::sync::watch::Sender::new(None),
             shim: std::sync::Mutex::default(),
+            stages: Stages::new(),
         });
         self.index.insert_container(container.clone());
         if matches!(status.state, ContainerState::Exited { .. }) {

@@ -9,7 +9,7 @@ use super::{
     records::{SandboxPlan, SandboxStatus},
 };
 use crate::{
-    model::{NamespaceMode, SandboxConfig, SandboxId, SandboxState, Timestamp},
+    model::{NamespaceMode, SandboxConfig, SandboxId, SandboxState, Stages, Stopwatch, Timestamp},
     spec,
     store::{Folder, Name},
     zygote::{CgroupJoin, NamespacesRequest, PodInitRequest, PodNamespaces},
@@ -45,13 +45,14 @@ impl Inner {
         };
         let folder = self.sandboxes.folder(id.as_str());
         match self.make_sandbox(&plan, &folder).await {
-            Ok(status) => {
+            Ok((status, stages)) => {
                 let (status, turn) = (tokio::sync::watch::Sender::new(status), tokio::sync::Mutex::default());
                 self.index.insert_sandbox(Arc::new(Sandbox {
                     plan,
                     folder,
                     status,
                     turn,
+                    stages,
                 }));
                 Ok(id)
             }
@@ -63,11 +64,15 @@ impl Inner {
         }
     }
 
-    async fn make_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> Result<SandboxStatus, PodError> {
+    async fn make_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> Result<(SandboxStatus, Stages), PodError> {
+        let mut watch = Stopwatch::start();
         folder.create()?;
         folder.write(Name::Plan, plan)?;
+        watch.lap("plan");
         let namespaces = self.with.zygote.namespaces(namespaces_wanted(&plan.config)).await?;
+        watch.lap("namespaces");
         let (namespaces, ips) = self.furnish(plan, folder, namespaces).await?;
+        watch.lap("network and files");
         let reaper = self.start_reaper(plan, folder, &namespaces).await?;
         let status = SandboxStatus {
             state: SandboxState::Ready,
@@ -75,7 +80,8 @@ impl Inner {
             reaper,
         };
         folder.write(Name::Status, &status)?;
-        Ok(status)
+        watch.lap("record");
+        Ok((status, watch.stages()))
     }
 
     /// Pins the namespaces, attaches the network, mounts the shared memory and writes the pod's files.

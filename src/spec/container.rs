@@ -84,7 +84,7 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         "ociVersion": "1.2.0",
         "process": process,
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
-        "mounts": mounts(security, &input.files, &input.cgroup, input.staged)?,
+        "mounts": mounts(security, &input.files, input.cgroup, input.staged)?,
         "linux": linux,
         "annotations": {
             "io.kubernetes.cri.container-name": config.metadata.name,

@@ -25,20 +25,18 @@ pub struct PodFiles {
     pub shm: Option<PathBuf>,
 }
 
-/// How a container sees its cgroups.
-#[derive(Debug, Clone)]
+/// Who shows a container its cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CgroupMount {
-    /// Not at all.
-    None,
-    /// v1: each hierarchy's folder of the container, by name, on the helper's stage.
-    V1(Vec<(String, PathBuf)>),
+    /// Its init does (v1), or a volume of the client's takes the place.
+    Elsewhere,
     V2,
 }
 
 pub fn mounts(
     security: &Security,
     files: &PodFiles,
-    cgroup: &CgroupMount,
+    cgroup: CgroupMount,
     staged: &[StagedMount],
 ) -> Result<Vec<Value>, SpecError> {
     let mut all = default_mounts(security, files, cgroup, staged);
@@ -57,7 +55,7 @@ pub fn mounts(
     Ok(all)
 }
 
-fn default_mounts(security: &Security, files: &PodFiles, cgroup: &CgroupMount, staged: &[StagedMount]) -> Vec<Value> {
+fn default_mounts(security: &Security, files: &PodFiles, cgroup: CgroupMount, staged: &[StagedMount]) -> Vec<Value> {
     let access = if security.privileged { "rw" } else { "ro" };
     let fs = |kind: &str, target: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
     let mut all = vec![
@@ -73,28 +71,11 @@ fn default_mounts(security: &Security, files: &PodFiles, cgroup: &CgroupMount, s
         all.push(fs("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]));
     }
     all.push(fs("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]));
-    match cgroup {
-        CgroupMount::None => {}
-        CgroupMount::V2 => {
-            all.push(
-                json!({"destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup",
-                "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
-            );
-        }
-        CgroupMount::V1(views) => {
-            all.push(
-                json!({"destination": "/sys/fs/cgroup", "type": "tmpfs", "source": "tmpfs",
-                "options": ["nosuid", "noexec", "nodev", "mode=755"]}),
-            );
-            for (name, source) in views {
-                let target = Path::new("/sys/fs/cgroup").join(name);
-                all.push(bind(
-                    source,
-                    &target,
-                    &["rbind", "rprivate", "nosuid", "noexec", "nodev", access],
-                ));
-            }
-        }
+    if cgroup == CgroupMount::V2 {
+        all.push(
+            json!({"destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
+        );
     }
     let shm = [(&files.shm, "/dev/shm", false)];
     let readonly = security.readonly_rootfs;

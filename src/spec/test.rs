@@ -93,7 +93,7 @@ fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Valu
         },
         rootfs: "/stage/rootfs".into(),
         files,
-        cgroup: CgroupMount::V1(vec![("cpu".into(), PathBuf::from("/stage/m2"))]),
+        cgroup: CgroupMount::Elsewhere,
         staged,
         devices: Vec::new(),
         namespaces: vec![

@@ -27,7 +27,10 @@ use super::{
         NamespaceKind, NamespacesRequest, Outgoing, PodInitRequest, Reply, Request, namespace_number, receive, send,
     },
 };
-use crate::sys::{fdpass, mount};
+use crate::{
+    model::Stages,
+    sys::{fdpass, mount},
+};
 
 type Result<T> = std::result::Result<T, ZygoteError>;
 
@@ -74,7 +77,7 @@ pub struct PodInit {
 pub struct Created {
     pub init_pid: u32,
     /// What took how long, in order.
-    pub stages: Vec<(String, Duration)>,
+    pub stages: Stages,
 }
 
 /// A process running in a container. Dropping it kills the process and everything it started in its session.
@@ -174,6 +177,11 @@ impl Zygote {
             dir: request.dir,
             rootfs: fds.put(request.rootfs),
             mounts: request.mounts.into_iter().map(|fd| fds.put(fd)).collect(),
+            cgroups: request
+                .cgroups
+                .into_iter()
+                .map(|(name, fd)| (name, fds.put(fd)))
+                .collect(),
             namespaces: namespaces
                 .into_iter()
                 .filter_map(|(kind, fd)| Some((namespace_number(kind), fds.put(fd?))))

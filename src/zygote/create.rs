@@ -14,7 +14,6 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     rc::Rc,
-    time::{Duration, Instant},
 };
 
 use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
@@ -35,9 +34,12 @@ use super::{
     server::{Context, c, fork_in, join_v1},
     start::{NOTIFY_DIR, STARTED},
 };
-use crate::sys::{
-    fork::{Side, exit, unshare},
-    process,
+use crate::{
+    model::Stopwatch,
+    sys::{
+        fork::{Side, exit, unshare},
+        process,
+    },
 };
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -121,6 +123,7 @@ fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<
 struct Parts {
     rootfs: OwnedFd,
     mounts: Vec<OwnedFd>,
+    cgroups: Vec<(String, OwnedFd)>,
     namespaces: Vec<(i32, OwnedFd)>,
     cgroup: CgroupJoin,
     seccomp: Option<OwnedFd>,
@@ -143,6 +146,11 @@ impl Parts {
                 .mounts
                 .iter()
                 .map(|&index| fds.take(index))
+                .collect::<Result<_>>()?,
+            cgroups: request
+                .cgroups
+                .iter()
+                .map(|(name, index)| Ok((name.clone(), fds.take(*index)?)))
                 .collect::<Result<_>>()?,
             namespaces,
             cgroup: fds.join(&request.cgroup)?,
@@ -193,10 +201,7 @@ impl Ends {
 fn help(context: &Context, request: CreateWire, parts: Parts, stdio: Ends, pid_write: OwnedFd, null: &OwnedFd) -> ! {
     let _ = set_name(c"inro-create");
     let dir = request.dir.clone();
-    let mut clock = Clock {
-        last: context.arrived,
-        stages: Vec::new(),
-    };
+    let mut clock = Stopwatch::since(context.arrived);
     clock.lap("fork");
     let close = vec![context.reply.as_raw_fd(), pid_write.as_raw_fd()];
     let made = build(&request, parts, stdio, null, close, &mut clock).and_then(|(init, refused)| {
@@ -213,7 +218,7 @@ fn help(context: &Context, request: CreateWire, parts: Parts, stdio: Ends, pid_w
             context.answer(
                 &Reply::Created {
                     init_pid,
-                    stages: clock.stages,
+                    stages: clock.stages(),
                     oom_score_adj_refused,
                 },
                 &[],
@@ -234,7 +239,7 @@ fn build(
     stdio: Ends,
     null: &OwnedFd,
     close: Vec<i32>,
-    clock: &mut Clock,
+    clock: &mut Stopwatch,
 ) -> Result<(Pid, bool)> {
     join_v1(&parts.cgroup)?;
     drop(parts.cgroup);
@@ -257,6 +262,7 @@ fn build(
         seccomp,
         close,
         started,
+        cgroups: Rc::new(parts.cgroups),
     };
     let mut builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
         .with_executor(step)
@@ -421,19 +427,6 @@ impl Diary {
             errno: errno_in(&message),
             message,
         }
-    }
-}
-
-struct Clock {
-    last: Instant,
-    stages: Vec<(String, Duration)>,
-}
-
-impl Clock {
-    fn lap(&mut self, name: &str) {
-        let now = Instant::now();
-        self.stages.push((name.to_owned(), now - self.last));
-        self.last = now;
     }
 }
 

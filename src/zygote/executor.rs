@@ -5,23 +5,30 @@ use std::{
     ffi::CString,
     fs::File,
     io::{self, Write},
-    os::{fd::RawFd, unix::fs::PermissionsExt},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        unix::fs::PermissionsExt,
+    },
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use oci_spec::runtime::{Process, Spec};
-use rustix::fs::{Access, AtFlags, CWD, Mode, accessat};
+use rustix::{
+    fs::{Access, AtFlags, CWD, Mode, accessat},
+    mount::MountAttrFlags,
+};
 
 use super::{
     confine::confine,
     error::{Failure, Stage},
+    home::{attach, file_system, place_for},
     server::c,
 };
 use crate::{
     model::CapabilitySets,
-    sys::{fork::exit, process},
+    sys::{fork::exit, mount::set_readonly, process},
 };
 
 /// What init does when it is started.
@@ -33,6 +40,8 @@ pub(super) struct LastStep {
     pub close: Vec<RawFd>,
     /// Closes at a successful exec; otherwise gets the failure first.
     pub started: Rc<File>,
+    /// The container's folder in each v1 hierarchy, to be seen below `/sys/fs/cgroup`.
+    pub cgroups: Rc<Vec<(String, OwnedFd)>>,
 }
 
 impl Executor for LastStep {
@@ -40,6 +49,7 @@ impl Executor for LastStep {
         for &number in &self.close {
             process::close_numbers(number, number);
         }
+        show_cgroups(&self.cgroups).map_err(|failure| ExecutorValidationError::ArgValidationError(carry(&failure)))?;
         // Refused before the create is answered, not after the start.
         process_of(spec)
             .and_then(|process| find(&args_of(process)?[0], env_of(process)))
@@ -80,6 +90,32 @@ impl LastStep {
             Err(failure) => failure,
         }
     }
+}
+
+/// Attaches the v1 hierarchies, from inside the container: libcontainer would walk its mount table for each.
+fn show_cgroups(hierarchies: &[(String, OwnedFd)]) -> Result<(), Failure> {
+    if hierarchies.is_empty() {
+        return Ok(());
+    }
+    let attach_all = || -> io::Result<()> {
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let folder = file_system("tmpfs", &[("mode", "0755"), ("size", "64k")], attributes)?;
+        attach(&folder, CGROUPS)?;
+        for (name, hierarchy) in hierarchies {
+            let place = Path::new(CGROUPS).join(name);
+            place_for(hierarchy, &place)?;
+            attach(hierarchy, &place)?;
+            // A hierarchy of several controllers is found by each one's name too.
+            for controller in name.split(',').filter(|part| part != name) {
+                std::os::unix::fs::symlink(name, Path::new(CGROUPS).join(controller))?;
+            }
+            // Init may wait for its start for days: it need not hold what is attached.
+            process::close_numbers(hierarchy.as_raw_fd(), hierarchy.as_raw_fd());
+        }
+        set_readonly(folder.as_fd(), false)
+    };
+    attach_all().map_err(|error| Failure::new(Stage::Mounts, CGROUPS, error))
 }
 
 /// A program found, with everything execve(2) needs already in place.
@@ -187,6 +223,9 @@ fn env_of(process: &Process) -> &[String] {
 
 /// What engines use when the image names none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where a container looks for its cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 const CARRIED: &str = "inro-failure:";
 

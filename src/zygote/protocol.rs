@@ -8,7 +8,6 @@ use std::{
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
-    time::Duration,
 };
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -16,7 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::Failure;
 use crate::{
-    model::{CapabilitySets, ContainerId},
+    model::{CapabilitySets, ContainerId, Stages},
     sys::fdpass,
 };
 
@@ -78,6 +77,9 @@ pub struct CreateRequest {
     pub rootfs: OwnedFd,
     /// Detached mounts (open_tree), the Nth attached at `staged_mount(N)`.
     pub mounts: Vec<OwnedFd>,
+    /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name; init attaches them below
+    /// `/sys/fs/cgroup`. The spec has no mount there.
+    pub cgroups: Vec<(String, OwnedFd)>,
     pub namespaces: NamespaceFds,
     pub cgroup: CgroupJoin,
     /// memfd with an array of `struct sock_filter`, installed last.
@@ -209,6 +211,7 @@ pub(super) struct CreateWire {
     pub dir: PathBuf,
     pub rootfs: usize,
     pub mounts: Vec<usize>,
+    pub cgroups: Vec<(String, usize)>,
     /// Descriptor number in the helper, place in the datagram.
     pub namespaces: Vec<(i32, usize)>,
     pub cgroup: JoinWire,
@@ -256,7 +259,7 @@ pub(super) enum Reply {
     },
     Created {
         init_pid: u32,
-        stages: Vec<(String, Duration)>,
+        stages: Stages,
         oom_score_adj_refused: bool,
     },
     /// Descriptors: a pidfd, and the terminal's master if there is one.

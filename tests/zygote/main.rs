@@ -178,6 +178,7 @@ impl Box_ {
             dir: self.dir.clone(),
             rootfs: ground.rootfs(),
             mounts: std::mem::take(&mut self.mounts),
+            cgroups: Vec::new(),
             namespaces: std::mem::take(&mut self.namespaces),
             cgroup: self.join(),
             seccomp: self.seccomp.as_deref().map(memfd),
