@@ -52,10 +52,12 @@ fn main() -> Result<()> {
     let rounds = number("ROUNDS", 200);
     let dir = tempfile::Builder::new().prefix("inro-bench-").tempdir()?;
     let mounts = Mounts::make(&dir.path().join("mounts"), number("MOUNTS", 0))?;
+    // As /run is on a node: the state folders of all, and the bundles of the peers.
+    let run = TmpFs::mount(dir.path().join("run"))?;
     make_cgroups();
     let peers = ["crun", "runc"]
         .into_iter()
-        .filter_map(|name| Peer::start(name, dir.path()).transpose());
+        .filter_map(|name| Peer::start(name, &run.0).transpose());
     let mut peers: Vec<Peer> = peers.collect::<Result<_>>()?;
     let runtime = tokio::runtime::Runtime::new()?;
     let mut table = Table::default();
@@ -78,7 +80,7 @@ fn main() -> Result<()> {
         }
         node.memory(&mut table)?;
     }
-    drop(mounts);
+    drop((peers, run, mounts));
     table.print(rounds);
     remove_cgroups();
     Ok(())
@@ -111,7 +113,7 @@ impl Node {
                 Path::new("--root"),
                 &dir.join("root"),
                 Path::new("--state"),
-                &dir.join("state"),
+                &dir.join("run/state"),
             ])
             .args(["--listen", &format!("unix://{}", socket.display())])
             .stdin(Stdio::null())
@@ -581,26 +583,29 @@ impl Drop for Registry {
 }
 
 /// Host mounts that a start may have to wade through.
-struct Mounts(Vec<PathBuf>);
+struct Mounts(#[allow(dead_code, reason = "held until the end")] Vec<TmpFs>);
 
 impl Mounts {
     fn make(dir: &Path, count: usize) -> Result<Mounts> {
-        let mut mounts = Mounts(Vec::new());
-        for number in 0..count {
-            let path = dir.join(number.to_string());
-            fs::create_dir_all(&path)?;
-            rustix::mount::mount("none", &path, "tmpfs", rustix::mount::MountFlags::empty(), None)?;
-            mounts.0.push(path);
-        }
-        Ok(mounts)
+        let mounts = (0..count).map(|number| TmpFs::mount(dir.join(number.to_string())));
+        Ok(Mounts(mounts.collect::<Result<_>>()?))
     }
 }
 
-impl Drop for Mounts {
+/// Unmounted when dropped.
+struct TmpFs(PathBuf);
+
+impl TmpFs {
+    fn mount(path: PathBuf) -> Result<TmpFs> {
+        fs::create_dir_all(&path)?;
+        rustix::mount::mount("none", &path, "tmpfs", rustix::mount::MountFlags::empty(), None)?;
+        Ok(TmpFs(path))
+    }
+}
+
+impl Drop for TmpFs {
     fn drop(&mut self) {
-        for path in &self.0 {
-            let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
-        }
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
     }
 }
 
