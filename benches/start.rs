@@ -54,6 +54,11 @@ fn main() -> Result<()> {
     let mounts = Mounts::make(&dir.path().join("mounts"), number("MOUNTS", 0))?;
     // As /run is on a node: the state folders of all, and the bundles of the peers.
     let run = TmpFs::mount(dir.path().join("run"))?;
+    // Our images and snapshots too, as the peers' root file systems; on the disk only when asked for.
+    let root = match number("DISK", 0) {
+        0 => run.0.join("root"),
+        _ => dir.path().join("root"),
+    };
     make_cgroups();
     let peers = ["crun", "runc"]
         .into_iter()
@@ -63,7 +68,7 @@ fn main() -> Result<()> {
     let mut table = Table::default();
     {
         let _registry = Registry::start(dir.path())?;
-        let mut node = Node::start(dir.path(), &runtime)?;
+        let mut node = Node::start(dir.path(), &root, &runtime)?;
         runtime.block_on(node.pull())?;
         for round in 0..rounds + 3 {
             // The first rounds warm caches and are not counted.
@@ -102,19 +107,14 @@ struct Node {
 }
 
 impl Node {
-    fn start(dir: &Path, runtime: &tokio::runtime::Runtime) -> Result<Node> {
+    fn start(dir: &Path, root: &Path, runtime: &tokio::runtime::Runtime) -> Result<Node> {
         let socket = dir.join("inro.sock");
         let log = fs::File::create(dir.join("inro.log"))?;
         let start = Instant::now();
         let binary = env::var_os("INRO_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_inro").into());
         let child = Command::new(binary)
             .args([Path::new("serve"), Path::new("--config"), &dir.join("config.toml")])
-            .args([
-                Path::new("--root"),
-                &dir.join("root"),
-                Path::new("--state"),
-                &dir.join("run/state"),
-            ])
+            .args([Path::new("--root"), root, Path::new("--state"), &dir.join("run/state")])
             .args(["--listen", &format!("unix://{}", socket.display())])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

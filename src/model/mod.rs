@@ -4,6 +4,7 @@
 //! string again. They are also what the run folder's records hold, so every type here is `serde`-able and a change of
 //! shape is a change of record version.
 
+mod base_mount;
 mod container;
 mod error;
 mod id;
@@ -14,6 +15,7 @@ mod security;
 mod stages;
 mod time;
 
+pub use base_mount::BaseMount;
 pub use container::*;
 pub use error::*;
 pub use id::*;

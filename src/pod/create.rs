@@ -26,7 +26,7 @@ use crate::{
         Stages, Stopwatch, Timestamp,
     },
     shim::Shim,
-    spec::{self, CgroupMount, PodFiles, SpecInput, StagedMount},
+    spec::{self, CgroupMount, SpecInput, StagedMount},
     store::{Folder, Name},
     sys::mount::set_readonly,
     zygote::{self, CreateRequest, NamespaceFds, NamespaceKind},
@@ -191,7 +191,7 @@ impl Inner {
             .iter()
             .map(|mount| stage.volume(mount))
             .collect::<Result<Vec<_>, _>>()?;
-        let files = stage.pod_files(sandbox, security)?;
+        let files = pod_files(sandbox, config)?;
         let (cgroup, cgroups) = self.cgroup_view(plan)?;
         watch.lap("volumes");
         let (namespaces, namespace_fds) = self.namespaces(sandbox, security)?;
@@ -204,7 +204,6 @@ impl Inner {
             capabilities,
             capability_names: capabilities::names,
             rootfs: zygote::staged_rootfs(),
-            files,
             cgroup,
             staged: &staged,
             devices: devices.nodes,
@@ -224,6 +223,8 @@ impl Inner {
             id: plan.id.clone(),
             dir: folder.path().to_owned(),
             rootfs,
+            base: spec::base_mounts(security, &config.mounts),
+            files,
             mounts: stage.mounts,
             cgroups,
             namespaces: namespace_fds,
@@ -296,14 +297,6 @@ impl Inner {
             uts: pinned.uts,
             ..NamespaceFds::default()
         };
-        let joined = [
-            ("network", NamespaceKind::Net, fds.net.is_some()),
-            ("ipc", NamespaceKind::Ipc, fds.ipc.is_some()),
-            ("uts", NamespaceKind::Uts, fds.uts.is_some()),
-        ];
-        for (name, kind, _) in joined.into_iter().filter(|(.., own)| *own) {
-            spec.push((name, Some(zygote::namespace_path(kind))));
-        }
         match &security.namespaces.pid {
             NamespaceMode::Container => spec.push(("pid", None)),
             NamespaceMode::Node => {}
@@ -359,21 +352,26 @@ impl Stage {
             source,
         })
     }
+}
 
-    /// The pod's files and shared memory.
-    fn pod_files(&mut self, sandbox: &Sandbox, security: &Security) -> Result<PodFiles, PodError> {
-        let folder = sandbox.folder.path();
-        let shm = match security.namespaces.ipc {
-            NamespaceMode::Node => PathBuf::from("/dev/shm"),
-            _ => folder.join("shm"),
-        };
-        Ok(PodFiles {
-            resolv_conf: Some(self.add(&folder.join("resolv.conf"))?),
-            hosts: Some(self.add(&folder.join("hosts"))?),
-            hostname: Some(self.add(&folder.join("hostname"))?),
-            shm: Some(self.add(&shm)?),
+/// The pod's shared memory and files, and where in the container they go unless a volume takes their place.
+fn pod_files(sandbox: &Sandbox, config: &ContainerConfig) -> Result<Vec<(PathBuf, OwnedFd)>, PodError> {
+    let folder = sandbox.folder.path();
+    let shm = match config.security.namespaces.ipc {
+        NamespaceMode::Node => PathBuf::from("/dev/shm"),
+        _ => folder.join("shm"),
+    };
+    let texts = ["resolv.conf", "hosts", "hostname"].map(|name| (folder.join(name), Path::new("/etc").join(name)));
+    let all = std::iter::once((shm, PathBuf::from("/dev/shm"))).chain(texts);
+    all.filter(|(_, place)| !spec::covers(&config.mounts, place))
+        .map(|(source, place)| {
+            let tree = detached(&source)?;
+            if config.security.readonly_rootfs && place.starts_with("/etc") {
+                set_readonly(tree.as_fd(), false).map_err(|e| io_error("make read-only", &source, e))?;
+            }
+            Ok((place, tree))
         })
-    }
+        .collect()
 }
 
 /// A copy of the mounts at a host path, attached nowhere.

@@ -6,7 +6,7 @@ use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::{
-    CgroupMount, PodFiles, SpecError, StagedMount,
+    CgroupMount, SpecError, StagedMount,
     mounts::{mounts, root_propagation},
 };
 use crate::model::{CapabilitySets, ContainerConfig, ImageConfig, SandboxConfig, User};
@@ -29,7 +29,6 @@ pub struct SpecInput<'a> {
     pub capability_names: fn(u64) -> Vec<String>,
     /// Where the root file system is attached.
     pub rootfs: PathBuf,
-    pub files: PodFiles,
     pub cgroup: CgroupMount,
     pub staged: &'a [StagedMount],
     /// `linux.devices`.
@@ -84,7 +83,7 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         "ociVersion": "1.2.0",
         "process": process,
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
-        "mounts": mounts(security, &input.files, input.cgroup, input.staged)?,
+        "mounts": mounts(security, input.cgroup, input.staged)?,
         "linux": linux,
         "annotations": {
             "io.kubernetes.cri.container-name": config.metadata.name,

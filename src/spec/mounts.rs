@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::mount::MountAttrFlags;
 use serde_json::{Value, json};
 
 use super::SpecError;
-use crate::model::{Access, Mount, NamespaceMode, Propagation, Security};
+use crate::model::{Access, BaseMount, Mount, NamespaceMode, Propagation, Security};
 
 /// A mount of the CRI whose host side lies on the helper's stage.
 #[derive(Debug, Clone)]
@@ -13,16 +14,6 @@ pub struct StagedMount {
     pub mount: Mount,
     /// Where the helper attached it.
     pub source: PathBuf,
-}
-
-/// What the pod gives every container, on the helper's stage.
-#[derive(Debug, Clone, Default)]
-pub struct PodFiles {
-    pub resolv_conf: Option<PathBuf>,
-    pub hosts: Option<PathBuf>,
-    pub hostname: Option<PathBuf>,
-    /// The pod's shared memory, or the host's when IPC is shared with it.
-    pub shm: Option<PathBuf>,
 }
 
 /// Who shows a container its cgroups.
@@ -33,19 +24,31 @@ pub enum CgroupMount {
     V2,
 }
 
-pub fn mounts(
-    security: &Security,
-    files: &PodFiles,
-    cgroup: CgroupMount,
-    staged: &[StagedMount],
-) -> Result<Vec<Value>, SpecError> {
-    let mut all = default_mounts(security, files, cgroup, staged);
+/// The mounts of the spec: what only libcontainer can make, then the client's.
+///
+/// # Errors
+/// [`SpecError::Invalid`] for a volume over /proc.
+pub fn mounts(security: &Security, cgroup: CgroupMount, staged: &[StagedMount]) -> Result<Vec<Value>, SpecError> {
+    let access = if security.privileged { "rw" } else { "ro" };
+    let covered = |target: &str| covers(staged.iter().map(|staged| &staged.mount), target);
+    let mut all = Vec::new();
+    if !covered("/proc") {
+        // Of the container's own pid namespace, which nobody is in before libcontainer.
+        all.push(
+            json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
+        );
+    }
+    if cgroup == CgroupMount::V2 {
+        all.push(
+            json!({"destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
+        );
+    }
     let mut own: Vec<&StagedMount> = staged.iter().collect();
     // Parents before what lies in them; the client's order otherwise.
     own.sort_by_key(|staged| staged.mount.container_path.components().count());
     for staged in own {
-        // The client's mount takes the place of a default one.
-        all.retain(|default| default["destination"] != json!(staged.mount.container_path));
+        check_proc(&staged.mount)?;
         all.push(bind(
             &staged.source,
             &staged.mount.container_path,
@@ -55,49 +58,81 @@ pub fn mounts(
     Ok(all)
 }
 
-fn default_mounts(security: &Security, files: &PodFiles, cgroup: CgroupMount, staged: &[StagedMount]) -> Vec<Value> {
-    let access = if security.privileged { "rw" } else { "ro" };
-    let fs = |kind: &str, target: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
+/// The file systems every container finds, in the order in which the helper makes them: libcontainer would resolve
+/// each place anew through its own procfs, an eighth of a millisecond each.
+pub fn base_mounts(security: &Security, mounts: &[Mount]) -> Vec<BaseMount> {
+    let base = |kind: &str, place: &str, options: &[(&str, &str)], attributes: MountAttrFlags| BaseMount {
+        kind: kind.into(),
+        place: place.into(),
+        options: options.iter().map(|&(k, v)| (k.into(), v.into())).collect(),
+        attributes: (attributes | MountAttrFlags::MOUNT_ATTR_NOSUID).bits(),
+    };
+    let (nodev, noexec) = (MountAttrFlags::MOUNT_ATTR_NODEV, MountAttrFlags::MOUNT_ATTR_NOEXEC);
     let mut all = vec![
-        fs("proc", "/proc", &["nosuid", "noexec", "nodev"]),
-        fs("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        fs(
+        base(
+            "tmpfs",
+            "/dev",
+            &[("mode", "755"), ("size", "65536k")],
+            MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        ),
+        base(
             "devpts",
             "/dev/pts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                ("newinstance", ""),
+                ("ptmxmode", "0666"),
+                ("mode", "0620"),
+                ("gid", "5"),
+            ],
+            noexec,
         ),
     ];
     if security.namespaces.ipc != NamespaceMode::Node {
-        all.push(fs("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]));
+        all.push(base("mqueue", "/dev/mqueue", &[], nodev | noexec));
     }
-    all.push(fs("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]));
-    if cgroup == CgroupMount::V2 {
-        all.push(
-            json!({"destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup",
-            "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
-        );
-    }
-    let shm = [(&files.shm, "/dev/shm", false)];
-    let readonly = security.readonly_rootfs;
-    let texts = [
-        (&files.resolv_conf, "/etc/resolv.conf", readonly),
-        (&files.hosts, "/etc/hosts", readonly),
-        (&files.hostname, "/etc/hostname", readonly),
-    ];
-    for (source, target, readonly) in shm.into_iter().chain(texts) {
-        let covered = staged
-            .iter()
-            .any(|staged| staged.mount.container_path == Path::new(target));
-        if let (Some(source), false) = (source, covered) {
-            all.push(bind(
-                source,
-                Path::new(target),
-                &["rbind", "rprivate", if readonly { "ro" } else { "rw" }],
-            ));
-        }
-    }
+    let access = match security.privileged {
+        true => MountAttrFlags::empty(),
+        false => MountAttrFlags::MOUNT_ATTR_RDONLY,
+    };
+    all.push(base("sysfs", "/sys", &[], nodev | noexec | access));
+    all.retain(|base| !covers(mounts, &base.place));
     all
 }
+
+/// Whether a volume of the client's takes the place of a default mount.
+pub fn covers<'a>(mounts: impl IntoIterator<Item = &'a Mount>, place: impl AsRef<Path>) -> bool {
+    mounts.into_iter().any(|mount| mount.container_path == place.as_ref())
+}
+
+/// A volume over /proc would show the container's processes, and the paths we mask, as somebody likes. The host's own
+/// /proc may be shown there, and single files that cannot mislead, as with runc.
+fn check_proc(mount: &Mount) -> Result<(), SpecError> {
+    let Ok(inside) = mount.container_path.strip_prefix("/proc") else {
+        return Ok(());
+    };
+    let whole = inside.as_os_str().is_empty() && mount.host_path == Path::new("/proc");
+    if whole || PROC_FILES.iter().any(|file| inside == Path::new(file)) {
+        return Ok(());
+    }
+    Err(SpecError::Invalid {
+        field: "mounts.container_path",
+        why: format!("{} lies in /proc", mount.container_path.display()),
+    })
+}
+
+/// What lxcfs and the like replace below /proc.
+const PROC_FILES: [&str; 10] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "net/dev",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+];
 
 fn options(mount: &Mount) -> Vec<&str> {
     let propagation = match mount.propagation {

@@ -65,11 +65,6 @@ fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Valu
         working_dir: "work".into(),
         ..ImageConfig::default()
     };
-    let files = PodFiles {
-        resolv_conf: Some("/stage/m0".into()),
-        shm: Some("/stage/m1".into()),
-        ..PodFiles::default()
-    };
     let user = User {
         uid: 7,
         gid: 8,
@@ -92,7 +87,6 @@ fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Valu
             other => panic!("unexpected mask {other:#x}"),
         },
         rootfs: "/stage/rootfs".into(),
-        files,
         cgroup: CgroupMount::Elsewhere,
         staged,
         devices: Vec::new(),
@@ -193,4 +187,41 @@ fn resolv_conf_comes_from_the_request_or_the_host() {
         "search a.test b\nnameserver 10.0.0.1\noptions ndots:5\n"
     );
     assert_eq!(resolv_conf(&Dns::default(), "host"), "host");
+}
+
+#[test]
+fn the_base_of_every_container() {
+    insta::assert_json_snapshot!(base_mounts(&test_security(), &[]));
+}
+
+#[test]
+fn volumes_take_the_place_of_the_base_but_not_of_proc() {
+    let volume = |path: &str, host: &str| Mount {
+        container_path: path.into(),
+        host_path: host.into(),
+        access: Access::ReadWrite,
+        propagation: Propagation::Private,
+        options: Vec::new(),
+    };
+    let places: Vec<_> = base_mounts(&test_security(), &[volume("/sys/", "/h")])
+        .into_iter()
+        .map(|base| base.place)
+        .collect();
+    let expected: Vec<PathBuf> = ["/dev", "/dev/pts", "/dev/mqueue"].map(PathBuf::from).into();
+    assert_eq!(places, expected);
+
+    for (path, host, allowed) in [
+        ("/proc", "/h", false),
+        ("/proc/", "/proc", true),
+        ("/proc/self/attr", "/h", false),
+        ("/proc/meminfo", "/h", true),
+        ("/procedure", "/h", true),
+    ] {
+        let staged = [StagedMount {
+            mount: volume(path, host),
+            source: "/stage/m0".into(),
+        }];
+        let mounts = mounts::mounts(&test_security(), CgroupMount::Elsewhere, &staged);
+        assert_eq!(mounts.is_ok(), allowed, "{path} from {host}: {mounts:?}");
+    }
 }

@@ -176,6 +176,12 @@ impl Zygote {
             id: request.id,
             dir: request.dir,
             rootfs: fds.put(request.rootfs),
+            base: request.base,
+            files: request
+                .files
+                .into_iter()
+                .map(|(place, fd)| (place, fds.put(fd)))
+                .collect(),
             mounts: request.mounts.into_iter().map(|fd| fds.put(fd)).collect(),
             cgroups: request
                 .cgroups

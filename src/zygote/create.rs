@@ -23,14 +23,17 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
     pipe::{PipeFlags, pipe_with},
     process::{Pid, Signal, getpid, kill_process, set_child_subreaper, setsid, umask},
-    thread::{UnshareFlags, set_name},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_name},
 };
 
 use super::{
     error::{Failure, Stage, errno_in},
     executor::{LastStep, carried},
+    furnish::furnish,
     home::{attach, file_system, place_for},
-    protocol::{CgroupJoin, CreateWire, Incoming, Reply, Stdio, staged_mount, staged_rootfs},
+    protocol::{
+        CgroupJoin, CreateWire, Incoming, NamespaceKind, Reply, Stdio, namespace_number, staged_mount, staged_rootfs,
+    },
     server::{Context, c, fork_in, join_v1},
     start::{NOTIFY_DIR, STARTED},
 };
@@ -122,6 +125,7 @@ fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<
 /// The descriptors of the request, out of the way of the numbers that the shim and libcontainer are promised.
 struct Parts {
     rootfs: OwnedFd,
+    files: Vec<(PathBuf, OwnedFd)>,
     mounts: Vec<OwnedFd>,
     cgroups: Vec<(String, OwnedFd)>,
     namespaces: Vec<(i32, OwnedFd)>,
@@ -142,6 +146,11 @@ impl Parts {
         }
         Ok(Self {
             rootfs: fds.take(request.rootfs)?,
+            files: request
+                .files
+                .iter()
+                .map(|(place, index)| Ok((place.clone(), fds.take(*index)?)))
+                .collect::<Result<_>>()?,
             mounts: request
                 .mounts
                 .iter()
@@ -245,14 +254,14 @@ fn build(
     drop(parts.cgroup);
     clock.lap("cgroup");
 
-    stage_mounts(parts.rootfs, parts.mounts, &request.cwd)?;
+    enter_namespaces(parts.namespaces)?;
+    stage_mounts(parts.rootfs, parts.mounts)?;
+    furnish(&request.base, &parts.files)?;
+    drop(parts.files);
+    make_folder(&request.cwd);
     clock.lap("mounts");
 
     let refused = lower_or_raise(request.oom_score_adj)?;
-    for (number, fd) in &parts.namespaces {
-        process::place(fd.as_fd(), *number).map_err(|e| Failure::new(Stage::Namespaces, "pass one", e))?;
-    }
-    drop(parts.namespaces);
     let seccomp = parts.seccomp.map(read_program).transpose()?;
     let started = Rc::new(started_pipe(&request.dir)?);
     let diary = Diary::open()?;
@@ -300,8 +309,26 @@ fn build(
     ))
 }
 
+/// Enters those that init inherits from us; libcontainer finds the others, which need a fork, at their numbers.
+fn enter_namespaces(namespaces: Vec<(i32, OwnedFd)>) -> Result<()> {
+    for (number, fd) in namespaces {
+        let kind = match number {
+            _ if number == namespace_number(NamespaceKind::Net) => LinkNameSpaceType::Network,
+            _ if number == namespace_number(NamespaceKind::Ipc) => LinkNameSpaceType::InterProcessCommunication,
+            _ if number == namespace_number(NamespaceKind::Uts) => LinkNameSpaceType::HostNameAndNISDomainName,
+            _ => {
+                process::place(fd.as_fd(), number).map_err(|e| Failure::new(Stage::Namespaces, "pass one", e))?;
+                continue;
+            }
+        };
+        move_into_link_name_space(fd.as_fd(), Some(kind))
+            .map_err(|e| Failure::new(Stage::Namespaces, "the pod's", e))?;
+    }
+    Ok(())
+}
+
 /// Attaches everything in a mount namespace of our own: the host's table does not change, and it ends with us.
-fn stage_mounts(rootfs: OwnedFd, mounts: Vec<OwnedFd>, cwd: &Path) -> Result<()> {
+fn stage_mounts(rootfs: OwnedFd, mounts: Vec<OwnedFd>) -> Result<()> {
     let step = |what: String| move |error: io::Error| Failure::new(Stage::Mounts, what, error);
     unshare(UnshareFlags::NEWNS).map_err(step("new mount namespace".into()))?;
     // Passable for the root of a user namespace, who is nobody here.
@@ -317,9 +344,7 @@ fn stage_mounts(rootfs: OwnedFd, mounts: Vec<OwnedFd>, cwd: &Path) -> Result<()>
         attached.map_err(step(path.display().to_string()))?;
     }
     // libcontainer requires a parent that does not propagate; the pieces keep the propagation they came with.
-    mount_change("/stage", MountPropagationFlags::PRIVATE).map_err(|e| step("/stage".into())(e.into()))?;
-    make_folder(cwd);
-    Ok(())
+    mount_change("/stage", MountPropagationFlags::PRIVATE).map_err(|e| step("/stage".into())(e.into()))
 }
 
 /// Makes the working folder where the image lacks it, never following a link out of the root file system. It may

@@ -17,8 +17,8 @@ use rustix::{
     fs::{CWD, FileType, Mode, makedev, mknodat},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-        fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, mount_move, move_mount, open_tree,
-        unmount,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, mount_move, move_mount,
+        open_tree, unmount,
     },
     process::{chdir, chroot, pivot_root},
     thread::UnshareFlags,
@@ -86,11 +86,14 @@ pub(super) fn move_in(state_dir: &Path) -> io::Result<()> {
     set_readonly(root.as_fd(), false)
 }
 
-/// A new, detached file system.
+/// A new, detached file system. An option without a value is a flag.
 pub(super) fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
-        fsconfig_set_string(context.as_fd(), *key, *value)?;
+        match *value {
+            "" => fsconfig_set_flag(context.as_fd(), *key)?,
+            value => fsconfig_set_string(context.as_fd(), *key, value)?,
+        }
     }
     fsconfig_create(context.as_fd())?;
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)

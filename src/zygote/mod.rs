@@ -17,6 +17,7 @@ mod create;
 mod error;
 mod exec;
 mod executor;
+mod furnish;
 mod home;
 mod killing;
 mod namespaces;

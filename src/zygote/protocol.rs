@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::Failure;
 use crate::{
-    model::{CapabilitySets, ContainerId, Stages},
+    model::{BaseMount, CapabilitySets, ContainerId, Stages},
     sys::fdpass,
 };
 
@@ -65,7 +65,7 @@ pub struct Stdio {
 /// Makes a container up to the point where its first process waits for [`super::start`].
 ///
 /// `dir/config.json` holds the derived spec, written by the caller: no `linux.resources`, no `linux.seccomp`, no
-/// `process.oomScoreAdj`; namespace paths from [`namespace_path`]; `root.path` = [`staged_rootfs`]; sources of bind
+/// `process.oomScoreAdj`; no joined net, ipc or uts namespace (the helper is in them), other paths from [`namespace_path`]; `root.path` = [`staged_rootfs`]; sources of bind
 /// mounts = [`staged_mount`]; SYS_ADMIN and SETPCAP in bounding, effective and permitted; HOME and PATH in the
 /// environment.
 #[derive(Debug)]
@@ -75,6 +75,10 @@ pub struct CreateRequest {
     pub dir: PathBuf,
     /// Detached mount of the root file system.
     pub rootfs: OwnedFd,
+    /// Made in the root file system, in this order, before the spec's mounts; their places must not be links.
+    pub base: Vec<BaseMount>,
+    /// Detached mounts attached over these places in the root file system, after `base`.
+    pub files: Vec<(PathBuf, OwnedFd)>,
     /// Detached mounts (open_tree), the Nth attached at `staged_mount(N)`.
     pub mounts: Vec<OwnedFd>,
     /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name; init attaches them below
@@ -210,6 +214,8 @@ pub(super) struct CreateWire {
     pub id: ContainerId,
     pub dir: PathBuf,
     pub rootfs: usize,
+    pub base: Vec<BaseMount>,
+    pub files: Vec<(PathBuf, usize)>,
     pub mounts: Vec<usize>,
     pub cgroups: Vec<(String, usize)>,
     /// Descriptor number in the helper, place in the datagram.

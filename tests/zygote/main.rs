@@ -177,6 +177,8 @@ impl Box_ {
             id: self.id.clone(),
             dir: self.dir.clone(),
             rootfs: ground.rootfs(),
+            base: Vec::new(),
+            files: Vec::new(),
             mounts: std::mem::take(&mut self.mounts),
             cgroups: Vec::new(),
             namespaces: std::mem::take(&mut self.namespaces),

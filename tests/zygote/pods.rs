@@ -30,12 +30,10 @@ fn volumes_and_pod_namespaces_are_given_by_descriptor() {
             let bind = json!({"destination": target, "type": "bind", "source": staged_mount(index), "options": ["rbind", "ro"]});
             c.spec["mounts"].as_array_mut().unwrap().push(bind);
         }
-        let path = |kind| namespace_path(kind).to_str().unwrap().to_owned();
+        // The pod's own, set when its namespace was made.
+        c.spec.as_object_mut().unwrap().remove("hostname");
         c.spec["linux"]["namespaces"] = json!([
             {"type": "mount"}, {"type": "pid"},
-            {"type": "network", "path": path(NamespaceKind::Net)},
-            {"type": "ipc", "path": path(NamespaceKind::Ipc)},
-            {"type": "uts", "path": path(NamespaceKind::Uts)},
         ]);
         c.namespaces = NamespaceFds {
             net: pod.net,
