@@ -40,6 +40,8 @@ const MASKED: [&str; 8] = [
     "/proc/sched_debug",
     "/sys/firmware",
 ];
+/// How many pods are up when memory is looked at.
+const PODS: usize = 20;
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 fn main() -> Result<()> {
@@ -83,7 +85,7 @@ fn main() -> Result<()> {
                 table.add(&format!("{} run: whole", peer.name), whole);
             }
         }
-        node.memory(&mut table)?;
+        runtime.block_on(node.memory(rounds, &mut table))?;
     }
     drop((peers, run, mounts));
     table.print(rounds);
@@ -163,6 +165,18 @@ impl Node {
 
     /// One pod on the host's network and one container, from nothing to nothing.
     async fn round(&mut self, round: usize, table: &mut Table) -> Result<()> {
+        let up = self.up(round, table).await?;
+        tokio::time::sleep(PAUSE).await;
+        let request = v1::ExecSyncRequest {
+            container_id: up.container.clone(),
+            cmd: vec!["/bin/probe".into(), "once".into()],
+            timeout: 5,
+        };
+        timed(table, "ExecSync", self.cri.exec_sync(request)).await?;
+        self.down(up, table).await
+    }
+
+    async fn up(&mut self, round: usize, table: &mut Table) -> Result<Up> {
         let cri = &mut self.cri;
         let log_directory = self.logs.join(round.to_string());
         fs::create_dir_all(&log_directory)?;
@@ -218,21 +232,20 @@ impl Node {
             "pod + container to first instruction",
             first.saturating_sub(create) + (create - begin).saturating_sub(PAUSE),
         );
+        Ok(Up { sandbox, container: id })
+    }
 
-        tokio::time::sleep(PAUSE).await;
-        let cmd = vec!["/bin/probe".into(), "once".into()];
-        let request = v1::ExecSyncRequest {
-            container_id: id.clone(),
-            cmd,
-            timeout: 5,
-        };
-        timed(table, "ExecSync", cri.exec_sync(request)).await?;
+    async fn down(&mut self, up: Up, table: &mut Table) -> Result<()> {
+        let cri = &mut self.cri;
+        let Up { sandbox, container } = up;
         let request = v1::StopContainerRequest {
-            container_id: id.clone(),
+            container_id: container.clone(),
             timeout: 0,
         };
         timed(table, "StopContainer (kill)", cri.stop_container(request)).await?;
-        let request = v1::RemoveContainerRequest { container_id: id };
+        let request = v1::RemoveContainerRequest {
+            container_id: container,
+        };
         timed(table, "RemoveContainer", cri.remove_container(request)).await?;
         let request = v1::StopPodSandboxRequest {
             pod_sandbox_id: sandbox.clone(),
@@ -245,19 +258,103 @@ impl Node {
         Ok(())
     }
 
-    fn memory(&self, table: &mut Table) -> Result<()> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let sizes = rollup
-            .lines()
-            .filter(|line| line.starts_with("Rss:") || line.starts_with("Pss:"));
-        table.notes.extend(sizes.map(|line| {
-            format!(
-                "daemon afterwards, {}",
-                line.split_whitespace().collect::<Vec<_>>().join(" ")
-            )
-        }));
+    /// Of the daemon as the rounds left it, then of everything of ours with [`PODS`] pods.
+    async fn memory(&mut self, rounds: usize, table: &mut Table) -> Result<()> {
+        let daemon = self.child.id();
+        table
+            .notes
+            .push(format!("daemon after the rounds: {}", Memory::of(daemon)?));
+        let mut ups = Vec::new();
+        for pod in 0..PODS {
+            ups.push(self.up(rounds + 100 + pod, &mut Table::default()).await?);
+        }
+        table
+            .notes
+            .push(format!("daemon with {PODS} pods: {}", Memory::of(daemon)?));
+        let children = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"))?;
+        for child in children.split_whitespace() {
+            table.notes.push(format!("its zygote: {}", Memory::of(child.parse()?)?));
+        }
+        let shims: Vec<u32> = processes(|args| ups.iter().any(|up| args.get(1) == Some(&up.container)))?;
+        ensure!(shims.len() == PODS, "{} shims for {PODS} containers", shims.len());
+        let mut sizes: Vec<Memory> = shims.into_iter().map(Memory::of).collect::<Result<_>>()?;
+        sizes.sort_by_key(|memory| memory.private);
+        table.notes.push(format!(
+            "a shim, median and most of {PODS}: {}; {}",
+            sizes[PODS / 2],
+            sizes[PODS - 1]
+        ));
+        for up in ups {
+            self.down(up, &mut Table::default()).await?;
+        }
         Ok(())
     }
+}
+
+/// What one round brought up.
+struct Up {
+    sandbox: String,
+    container: String,
+}
+
+/// Kilobytes of a process: proc_pid_smaps(5), summed.
+struct Memory {
+    resident: u64,
+    proportional: u64,
+    private: u64,
+}
+
+impl Memory {
+    fn of(pid: u32) -> Result<Memory> {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let sum = |keys: &[&str]| {
+            let lines = rollup
+                .lines()
+                .filter(|line| keys.iter().any(|key| line.starts_with(key)));
+            lines
+                .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+                .sum()
+        };
+        Ok(Memory {
+            resident: sum(&["Rss:"]),
+            proportional: sum(&["Pss:"]),
+            private: sum(&["Private_Clean:", "Private_Dirty:"]),
+        })
+    }
+}
+
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Memory {
+            resident,
+            proportional,
+            private,
+        } = self;
+        write!(
+            f,
+            "{resident} kB resident, {proportional} kB proportional, {private} kB private"
+        )
+    }
+}
+
+/// The processes whose arguments are wanted.
+fn processes(wanted: impl Fn(&[String]) -> bool) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let text = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let args: Vec<String> = text
+            .split(|byte| *byte == 0)
+            .map(|arg| String::from_utf8_lossy(arg).into_owned())
+            .collect();
+        if wanted(&args) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
 }
 
 impl Drop for Node {
