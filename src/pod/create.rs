@@ -22,8 +22,8 @@ use super::{
 use crate::{
     lockdown::{self, capabilities, seccomp},
     model::{
-        Access, ContainerConfig, ContainerId, ContainerState, ImageView, Mount, NamespaceMode, SandboxState, Security,
-        Stages, Stopwatch, Timestamp,
+        Access, ContainerConfig, ContainerId, ContainerState, ImageConfig, ImageView, Mount, NamespaceMode,
+        SandboxState, Security, Stages, Stopwatch, Timestamp,
     },
     shim::Shim,
     spec::{self, CgroupMount, SpecInput, StagedMount},
@@ -225,6 +225,7 @@ impl Inner {
             rootfs,
             base: spec::base_mounts(security, &config.mounts),
             files,
+            volumes: image_volumes(&image.config, config),
             mounts: stage.mounts,
             cgroups,
             namespaces: namespace_fds,
@@ -371,6 +372,16 @@ fn pod_files(sandbox: &Sandbox, config: &ContainerConfig) -> Result<Vec<(PathBuf
             }
             Ok((place, tree))
         })
+        .collect()
+}
+
+/// The image's `Volumes`, but for those whose place a volume of the client's takes. They live in the container's
+/// writable layer and go with it, as both peers' do; an image cannot reach a pod's files or devices with them.
+fn image_volumes(image: &ImageConfig, config: &ContainerConfig) -> Vec<PathBuf> {
+    let own = |place: &Path| ["/proc", "/sys", "/dev"].iter().any(|base| place.starts_with(base));
+    let places = image.volumes.iter().map(|volume| Path::new("/").join(volume));
+    places
+        .filter(|place| place.parent().is_some() && !own(place) && !spec::covers(&config.mounts, place))
         .collect()
 }
 

@@ -256,7 +256,7 @@ fn build(
 
     enter_namespaces(parts.namespaces)?;
     stage_mounts(parts.rootfs, parts.mounts)?;
-    furnish(&request.base, &parts.files)?;
+    furnish(&request.base, &request.volumes, &parts.files)?;
     drop(parts.files);
     make_folder(&request.cwd);
     clock.lap("mounts");

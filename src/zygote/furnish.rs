@@ -9,7 +9,7 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, fstat, mkdirat, open, openat, openat2},
     io::Errno,
-    mount::{MountAttrFlags, MoveMountFlags, move_mount},
+    mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
 use super::{
@@ -19,17 +19,21 @@ use super::{
 };
 use crate::model::BaseMount;
 
-/// Makes `base`, then attaches `files` over their places, all in the staged root file system and never outside it.
+/// Makes `base`, gives each of `volumes` a mount of its own, then attaches `files` over their places, all in the
+/// staged root file system and never outside it.
 ///
 /// The calling process must be in the pod's namespaces: sysfs shows the network namespace of who mounts it, mqueue
 /// the ipc namespace.
 ///
 /// # Errors
 /// A [`Failure`] of the stage `mounts` that names the place.
-pub(super) fn furnish(base: &[BaseMount], files: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
+pub(super) fn furnish(base: &[BaseMount], volumes: &[PathBuf], files: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
     let root = open(staged_rootfs(), FOLDER, Mode::empty()).map_err(|e| Failure::new(Stage::Mounts, "the root", e))?;
     for mount in base {
         put_new(root.as_fd(), mount).map_err(|e| Failure::new(Stage::Mounts, mount.place.display(), e))?;
+    }
+    for place in volumes {
+        put_itself(root.as_fd(), place).map_err(|e| Failure::new(Stage::Mounts, place.display(), e))?;
     }
     for (place, file) in files {
         put(root.as_fd(), place, file.as_fd()).map_err(|e| Failure::new(Stage::Mounts, place.display(), e))?;
@@ -44,6 +48,14 @@ fn put_new(root: BorrowedFd<'_>, mount: &BaseMount) -> io::Result<()> {
     // A link here could put the file system over something else of the image that is trusted to be itself.
     let place = folder(root, &mount.place, ResolveFlags::NO_SYMLINKS)?;
     Ok(move_mount(made, "", place, "", ONTO)?)
+}
+
+/// Attaches a folder over itself: what makes the root read-only does not reach it, and the image's content shows.
+fn put_itself(root: BorrowedFd<'_>, place: &Path) -> io::Result<()> {
+    let place = folder(root, place, ResolveFlags::empty())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(&place, "", flags)?;
+    Ok(move_mount(tree, "", place, "", ONTO)?)
 }
 
 /// Attaches a folder over a folder, anything else over a file; the image's links are followed inside the root.

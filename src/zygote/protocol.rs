@@ -79,6 +79,8 @@ pub struct CreateRequest {
     pub base: Vec<BaseMount>,
     /// Detached mounts attached over these places in the root file system, after `base`.
     pub files: Vec<(PathBuf, OwnedFd)>,
+    /// Folders of the root file system that are made where they are missing, and stay writable when the root is not.
+    pub volumes: Vec<PathBuf>,
     /// Detached mounts (open_tree), the Nth attached at `staged_mount(N)`.
     pub mounts: Vec<OwnedFd>,
     /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name; init attaches them below
@@ -216,6 +218,7 @@ pub(super) struct CreateWire {
     pub rootfs: usize,
     pub base: Vec<BaseMount>,
     pub files: Vec<(PathBuf, usize)>,
+    pub volumes: Vec<PathBuf>,
     pub mounts: Vec<usize>,
     pub cgroups: Vec<(String, usize)>,
     /// Descriptor number in the helper, place in the datagram.

@@ -104,6 +104,9 @@ def ours(store, base, programs):
         base, Env=["PATH=/bin", "FROM_IMAGE=yes", "OVERRIDDEN=image"], User="default-user",
         WorkingDir="/made/by/runtime", Entrypoint=["/bin/echo"], Cmd=["from", "image"],
         StopSignal="SIGUSR1", Labels={"kind": "configured"}))
+    put("volumes", image(
+        base, Layer().folder("data").file("data/seed", "from the image").symlink("hop", "../../../../tmp").tar(), Cmd=["sh"],
+        Volumes={"/data": {}, "/made/anew": {}, "/proc/1": {}, "/../../up/and/out": {}, "/hop/deep": {}}))
     put("stubborn", image(base, Cmd=["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"]))
     put("layered", layered(base))
     put("many-layers", image(base, *[Layer().file(f"layer-{n}", str(n)).tar() for n in range(60)], Cmd=["sh"]))
@@ -147,6 +150,7 @@ def hostile(put, base):
     for name in ("dev", "proc", "sys"):
         layer = Layer().file(f".wh.{name}").tar(), Layer().symlink(name, "/tmp/inro-target").tar()
         put(f"linked-{name}", image(base, *layer, Cmd=["sh"]))
+    put("linked-console", image(base, Layer().symlink("dev/console", "/run/inro-test-console").tar(), Cmd=["sh"]))
     put("fifo-passwd", image(base, Layer().special("etc/passwd", tarfile.FIFOTYPE).tar(), Cmd=["sh"]))
     put("device", image(base, Layer().special("disk", tarfile.BLKTYPE, devmajor=254, devminor=0).tar(), Cmd=["sh"]))
 

@@ -260,6 +260,158 @@ fn a_read_only_root_is_read_only_but_for_mounts() {
 }
 
 #[test]
+fn volumes_of_the_image_stay_writable_and_keep_its_content() {
+    let node = Node::start();
+    node.pull("volumes");
+    let pod = node.pod(|_| {});
+    let read_only = |config: &mut v1::ContainerConfig| {
+        let linux = config.linux.get_or_insert_default();
+        linux.security_context.get_or_insert_default().readonly_rootfs = true;
+    };
+    let container = pod.container("volumes", &["sleep", "1000"], read_only);
+    container.start();
+    assert_eq!(container.sh("cat /data/seed"), "from the image");
+    container.sh("echo more >/data/more && echo new >/made/anew/file");
+    assert_ne!(container.exec(&["touch", "/made/beside"]).exit_code, 0);
+    // CVE-2022-23648: a volume's path that climbs, or goes over a link, stays in the image.
+    container.sh("touch /up/and/out/file /tmp/deep/file");
+    assert!(!Path::new("/up").exists() && !Path::new("/tmp/deep").exists());
+    container.remove();
+
+    // Nothing outlives the container, and the client's mount wins.
+    let host = node.dir().join("volume");
+    fs::create_dir(&host).unwrap();
+    let container = pod.container("volumes", &["sleep", "1000"], |config| {
+        config.mounts.push(v1::Mount {
+            container_path: "/data".into(),
+            host_path: host.display().to_string(),
+            ..Default::default()
+        });
+    });
+    container.start();
+    assert_eq!(container.sh("ls /data /made/anew").trim(), "/data:\n\n/made/anew:");
+}
+
+#[test]
+fn a_volume_over_proc_is_refused() {
+    let node = Node::start();
+    node.pull("shell");
+    let pod = node.pod(|_| {});
+    let host = node.dir().join("fake");
+    fs::create_dir(&host).unwrap();
+    for (target, allowed) in [("/proc", false), ("/proc/self/attr", false), ("/proc/uptime", true)] {
+        let created = pod.try_container("shell", &["sleep", "1000"], |config| {
+            let source = if allowed {
+                "/etc/passwd".into()
+            } else {
+                host.display().to_string()
+            };
+            config.mounts.push(v1::Mount {
+                container_path: target.into(),
+                host_path: source,
+                ..Default::default()
+            });
+        });
+        match created {
+            Ok(container) => {
+                assert!(allowed, "{target}");
+                container.start();
+                assert!(container.sh("cat /proc/uptime").contains("root:"));
+            }
+            Err(status) => {
+                assert!(!allowed, "{target}: {status}");
+                assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+                assert!(status.message().contains("mounts.container_path"), "{status}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_volume_swapped_for_a_link_never_reaches_the_host() {
+    // CVE-2021-30465, CVE-2024-45310: the place of one mount lies in another one that somebody changes meanwhile.
+    let node = Node::start();
+    node.pull("shell");
+    let (shared, outside, other) = (
+        node.dir().join("shared"),
+        node.dir().join("outside"),
+        node.dir().join("other"),
+    );
+    for dir in [&shared, &outside, &other] {
+        fs::create_dir(dir).unwrap();
+    }
+    let pod = node.pod(|_| {});
+    let mount = |container_path: &str, host: &Path| v1::Mount {
+        container_path: container_path.into(),
+        host_path: host.display().to_string(),
+        ..Default::default()
+    };
+    let swap = format!(
+        "while :; do ln -s {} /shared/x; rm /shared/x; mkdir /shared/x; rmdir /shared/x; done",
+        outside.display()
+    );
+    let swapper = pod.container("shell", &["sh", "-c", &swap], |config| {
+        config.mounts.push(mount("/shared", &shared))
+    });
+    swapper.start();
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let (mut made, mut refused) = (0, 0);
+    for _ in 0..60 {
+        let created = pod.try_container("shell", &["sleep", "1000"], |config| {
+            config
+                .mounts
+                .extend([mount("/shared", &shared), mount("/shared/x/target", &other)]);
+        });
+        match created {
+            Ok(container) => {
+                made += 1;
+                container.remove();
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert_eq!(made + refused, 60);
+    assert_eq!(
+        fs::read_dir(&outside).unwrap().count(),
+        0,
+        "{made} made, {refused} refused"
+    );
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    swapper.stop(0);
+}
+
+#[test]
+fn a_console_that_is_a_link_is_not_followed() {
+    // CVE-2025-52565: the terminal is attached over the image's /dev/console.
+    let node = Node::start();
+    node.pull("linked-console");
+    let target = Path::new("/run/inro-test-console");
+    fs::write(target, "mine").unwrap();
+    let pod = node.pod(|_| {});
+    let container = pod.container("linked-console", &["sh", "-c", "echo hello; sleep 1000"], |config| {
+        config.tty = true
+    });
+    container.start();
+    assert_eq!(container.sh("ls -l /dev/console | cut -c1"), "c");
+    assert_eq!(fs::read(target).unwrap(), b"mine");
+    container.stop(0);
+    fs::remove_file(target).unwrap();
+}
+
+#[test]
+fn the_daemons_folders_are_closed_to_others() {
+    // CVE-2021-41103: images' setuid programs must not be reachable by users of the node.
+    let node = Node::start();
+    node.pull("shell");
+    let container = shell(&node, |_| {});
+    for name in ["root", "state"] {
+        let mode = node.dir().join(name).metadata().unwrap().mode();
+        assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
+    }
+    container.stop(0);
+}
+
+#[test]
 fn descriptors_are_three_in_init_and_exec() {
     let node = Node::start();
     node.pull("tiny");

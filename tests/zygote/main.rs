@@ -179,6 +179,7 @@ impl Box_ {
             rootfs: ground.rootfs(),
             base: Vec::new(),
             files: Vec::new(),
+            volumes: Vec::new(),
             mounts: std::mem::take(&mut self.mounts),
             cgroups: Vec::new(),
             namespaces: std::mem::take(&mut self.namespaces),
