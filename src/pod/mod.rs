@@ -26,6 +26,8 @@ mod start;
 mod stop;
 mod stop_sandbox;
 mod teardown;
+mod userns;
+mod volumes;
 mod watch;
 
 use std::{path::Path, sync::Arc};
@@ -93,6 +95,8 @@ struct Inner {
     containers: Shelf,
     with: Mechanisms,
     index: Index,
+    /// Why pods cannot have user namespaces of their own, if they cannot.
+    no_user_namespaces: std::sync::OnceLock<Option<String>>,
     runs: Flights<SandboxMetadata, SandboxId>,
     creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
 }
@@ -119,6 +123,7 @@ impl Pods {
             containers: Shelf::open(state, "containers")?,
             with,
             index: Index::default(),
+            no_user_namespaces: std::sync::OnceLock::new(),
             runs: Flights::default(),
             creates: Flights::default(),
         };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     CgroupMount, SpecError, StagedMount,
@@ -31,8 +31,6 @@ pub struct SpecInput<'a> {
     pub rootfs: PathBuf,
     pub cgroup: CgroupMount,
     pub staged: &'a [StagedMount],
-    /// `linux.devices`.
-    pub devices: Vec<Value>,
     /// OCI name (`network`, `ipc`, `uts`, `pid`, `mount`) and the path of one to join; without a path a new one.
     pub namespaces: Vec<(&'static str, Option<PathBuf>)>,
     /// The host's name in the container, for `HOSTNAME`.
@@ -72,7 +70,6 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
     }
     let mut linux = json!({
         "namespaces": namespaces,
-        "devices": input.devices,
         "rootfsPropagation": root_propagation(input.staged),
     });
     if !security.privileged {

@@ -6,16 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::{Value, json};
-
 use super::SpecError;
-use crate::model::{Device, DeviceRule};
+use crate::model::{Device, DeviceKind, DeviceNode, DeviceRule};
 
 /// What a container has in /dev beyond the default nodes, and what it may open.
 #[derive(Debug, Clone, Default)]
 pub struct Devices {
-    /// `linux.devices` of the OCI spec.
-    pub nodes: Vec<Value>,
+    /// Made by the helper, with the host's owners: what a user namespace does not map stays nobody's in it.
+    pub nodes: Vec<DeviceNode>,
     /// In order; the first denies all unless the container is privileged.
     pub rules: Vec<DeviceRule>,
 }
@@ -77,28 +75,31 @@ fn add(devices: &mut Devices, host: &Path, container: &Path, access: &str) -> Re
     })?;
     let Some((node, rule)) = found else { return Ok(false) };
     // The client's wish for a path wins over the host's own node there.
-    devices.nodes.retain(|known| known["path"] != node["path"]);
+    devices.nodes.retain(|known| known.place != node.place);
     devices.nodes.push(node);
     devices.rules.push(rule);
     Ok(true)
 }
 
-fn node(host: &Path, container: &Path, access: &str) -> io::Result<Option<(Value, DeviceRule)>> {
+fn node(host: &Path, container: &Path, access: &str) -> io::Result<Option<(DeviceNode, DeviceRule)>> {
     let meta = fs::metadata(host)?;
-    let kind = match meta.file_type() {
-        kind if kind.is_char_device() => 'c',
-        kind if kind.is_block_device() => 'b',
+    let (kind, letter) = match meta.file_type() {
+        kind if kind.is_char_device() => (DeviceKind::Char, 'c'),
+        kind if kind.is_block_device() => (DeviceKind::Block, 'b'),
         _ => return Ok(None),
     };
-    let (major, minor) = (
-        i64::from(rustix::fs::major(meta.rdev())),
-        i64::from(rustix::fs::minor(meta.rdev())),
-    );
-    let node = json!({
-        "path": container, "type": kind.to_string(), "major": major, "minor": minor,
-        "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid(),
-    });
-    Ok(Some((node, rule(true, kind, Some(major), Some(minor), access))))
+    let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+    let node = DeviceNode {
+        place: container.to_owned(),
+        kind,
+        major,
+        minor,
+        mode: meta.mode() & 0o777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+    };
+    let rule = rule(true, letter, Some(major.into()), Some(minor.into()), access);
+    Ok(Some((node, rule)))
 }
 
 /// Every file below `folder`, but for what a container has its own of.
@@ -164,7 +165,7 @@ mod test {
             permissions: "rw".into(),
         };
         let devices = resolve(&[device("/dev/null")], false).unwrap();
-        assert_eq!(devices.nodes[0]["path"], "/dev/mine");
+        assert_eq!(devices.nodes[0].place, Path::new("/dev/mine"));
         assert_eq!(devices.rules.last().unwrap(), &rule(true, 'c', Some(1), Some(3), "rw"));
         assert!(!devices.rules[0].allow);
         let error = resolve(&[device("/etc/passwd")], false).unwrap_err();

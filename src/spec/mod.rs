@@ -57,6 +57,7 @@ pub fn test_security() -> crate::model::Security {
         masked_paths: vec!["/proc/kcore".into()],
         readonly_paths: vec!["/proc/sys".into()],
         namespaces: Namespaces {
+            user: None,
             network: NamespaceMode::Pod,
             pid: NamespaceMode::Container,
             ipc: NamespaceMode::Pod,
