@@ -5,7 +5,7 @@
 #   tests/tools.sh [DIR]     the two programs land in DIR (default target/tools)
 set -euo pipefail
 
-cri_tools=v1.36.0
+cri_tools=v1.37.0
 repo=$(cd "$(dirname "$0")/.." && pwd)
 tools=$(realpath -m "${1:-${CARGO_TARGET_DIR:-$repo/target}/tools}")
 

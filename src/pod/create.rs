@@ -21,7 +21,7 @@ use crate::{
     lockdown::{self, capabilities, seccomp},
     model::{
         ContainerConfig, ContainerId, ContainerState, ImageMount, ImageView, Mount, NamespaceMode, SandboxState,
-        Security, Stages, Stopwatch, Timestamp, UserNamespace,
+        Security, Stages, Stopwatch, Timestamp, User, UserNamespace,
     },
     shim::Shim,
     spec::{self, CgroupMount, SpecInput},
@@ -172,7 +172,7 @@ impl Inner {
         image: &ImageView,
         volumes: &[ImageView],
     ) -> Result<Prepared, PodError> {
-        let (config, security) = (&plan.config, &plan.config.security);
+        let security = &plan.config.security;
         let mut watch = Stopwatch::start();
         let pinned = pins::open_namespaces(sandbox.folder.path())?;
         let ids = sandbox.plan.config.namespaces.user;
@@ -185,13 +185,15 @@ impl Inner {
         let rootfs = self.with.snapshots.prepare(&plan.id, &image.layers, mapped)?;
         watch.lap("snapshot");
         lockdown::rootfs::check(rootfs.as_fd())?;
-        let user = lockdown::user::resolve(rootfs.as_fd(), &image.config.user, security)?;
+        let mut user = lockdown::user::resolve(rootfs.as_fd(), &image.config.user, security)?;
+        let mut devices = spec::resolve_devices(&plan.config.devices, security.privileged)?;
+        let config = self.with_cdi(&plan.config, ids.as_ref(), &mut user, &mut devices)?;
+        let config = &config;
         let owner = userns::host_ids(ids.as_ref(), &user)?;
         let capabilities = capabilities::resolve(security)?;
         watch.lap("root and user");
         let filter = seccomp::compile(security, &capabilities)?;
         watch.lap("seccomp");
-        let devices = spec::resolve_devices(&config.devices, security.privileged)?;
         self.with
             .cgroups
             .create(&plan.cgroup, &config.resources, &devices.rules)?;
@@ -272,6 +274,28 @@ impl Inner {
             spec,
             stages: watch.stages(),
         })
+    }
+
+    /// What was asked for, with what its CDI devices bring.
+    fn with_cdi(
+        &self,
+        config: &ContainerConfig,
+        namespace: Option<&UserNamespace>,
+        user: &mut User,
+        devices: &mut spec::Devices,
+    ) -> Result<ContainerConfig, PodError> {
+        let owner = spec::CdiOwner {
+            user: (user.uid, user.gid),
+            namespace,
+        };
+        let edits = spec::resolve_cdi(&self.config.cdi_spec_dirs, &config.cdi_devices, owner, devices)?;
+        user.groups.extend(edits.gids);
+        user.groups.sort_unstable();
+        user.groups.dedup();
+        let mut config = config.clone();
+        config.mounts.extend(edits.mounts);
+        config.envs.extend(edits.env);
+        Ok(config)
     }
 
     /// The images that a container's mounts show, in the order of those mounts.

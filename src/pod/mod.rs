@@ -30,7 +30,10 @@ mod userns;
 mod volumes;
 mod watch;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +64,8 @@ pub struct Config {
     pub runtime_handlers: Vec<String>,
     /// Most processes and threads of one container; 0: no limit.
     pub pids_limit: i64,
+    /// Folders of CDI specifications; a later one wins over an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
 impl Default for Config {
@@ -69,6 +74,7 @@ impl Default for Config {
             cgroup_parent: "/inro".into(),
             runtime_handlers: vec!["inro".into()],
             pids_limit: 0,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }
     }
 }

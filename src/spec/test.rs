@@ -43,6 +43,7 @@ fn container() -> ContainerConfig {
         envs: vec![("A".into(), "request".into())],
         mounts: Vec::new(),
         devices: Vec::new(),
+        cdi_devices: Vec::new(),
         labels: Default::default(),
         annotations: Default::default(),
         log_path: None,

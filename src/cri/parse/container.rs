@@ -22,9 +22,6 @@ pub fn container(config: Option<wire::ContainerConfig>) -> Parsed<ContainerConfi
     let metadata = required(config.metadata, "config.metadata")?;
     let image = required(config.image, "config.image")?;
     let linux = config.linux.unwrap_or_default();
-    if let Some(device) = config.cdi_devices.first() {
-        return Err(Fault::unimplemented(format!("config.cdi_devices[0] ({})", device.name)));
-    }
     if config.command.iter().chain(&config.args).any(|arg| arg.contains('\0')) {
         return Err(Fault::new("config.command", "has a NUL byte in it"));
     }
@@ -65,6 +62,12 @@ pub fn container(config: Option<wire::ContainerConfig>) -> Parsed<ContainerConfi
             .into_iter()
             .enumerate()
             .map(device)
+            .collect::<Parsed<_>>()?,
+        cdi_devices: config
+            .cdi_devices
+            .into_iter()
+            .enumerate()
+            .map(|(at, device)| non_empty(device.name, &format!("config.CDI_devices[{at}].name")))
             .collect::<Parsed<_>>()?,
         labels: config.labels.into_iter().collect(),
         annotations: config.annotations.into_iter().collect(),

@@ -22,7 +22,8 @@ pub fn security(context: wire::LinuxContainerSecurityContext) -> Parsed<Security
     let capabilities = context.capabilities.unwrap_or_default();
     no_selinux(context.selinux_options.as_ref(), CONTEXT)?;
     let run_as = match (context.run_as_user, context.run_as_username.as_str()) {
-        (Some(uid), _) => Some(RunAs::Uid(id(uid.value, &field("run_as_user"))?)),
+        (Some(uid), "") => Some(RunAs::Uid(id(uid.value, &field("run_as_user"))?)),
+        (Some(_), _) => return Err(Fault::new(field("run_as_username"), "run_as_user is there too")),
         (None, "") => None,
         (None, name) if name.contains(['\n', ':', '\0']) => {
             return Err(Fault::new(
