@@ -128,15 +128,15 @@ fn a_folder_of_devices_is_a_folder_of_devices() {
     let container = shell(&node, |config| {
         config.devices = vec![
             device(&folder, "/dev/set", "rw"),
-            device(Path::new("/dev/kmsg"), "/dev/log-of-the-kernel", "r"),
+            device(Path::new("/dev/loop-control"), "/dev/loops", "r"),
         ];
     });
     assert_eq!(
         container.sh("head -c 3 /dev/set/zero | wc -c; echo x > /dev/set/below/null; ls -l /dev/set/zero | cut -c1"),
         "3\nc"
     );
-    container.sh("exec 3< /dev/log-of-the-kernel");
-    let write = container.exec(&["sh", "-c", "echo x > /dev/log-of-the-kernel"]);
+    container.sh("exec 3< /dev/loops");
+    let write = container.exec(&["sh", "-c", "echo x > /dev/loops"]);
     assert!(
         String::from_utf8_lossy(&write.stderr).contains("not permitted"),
         "only reading is: {write:?}"
