@@ -1,12 +1,13 @@
 #!/bin/bash
 # Installs what the tests need, once: Debian packages, the musl target, crictl
 # and critest of one pinned release, and the ginkgo that critest runs its specs
-# in parallel with. Doing it again costs a second.
+# in parallel with, and cargo-deny. Doing it again costs a second.
 #
 #   tests/tools.sh [DIR]     the programs land in DIR (default target/tools)
 set -euo pipefail
 
 cri_tools=v1.36.0
+cargo_deny=0.20.2
 repo=$(cd "$(dirname "$0")/.." && pwd)
 tools=$(realpath -m "${1:-${CARGO_TARGET_DIR:-$repo/target}/tools}")
 
@@ -24,6 +25,11 @@ main() {
     mkdir -p "$tools"
     if [ "$(cat "$tools/version" 2>/dev/null)" != "$cri_tools" ] || [ ! -e "$tools/ginkgo" ]; then
         cri_tools
+    fi
+    if ! command -v cargo-deny >/dev/null && [ ! -e "$tools/bin/cargo-deny" ]; then
+        echo "tools: building cargo-deny $cargo_deny (some minutes)"
+        CARGO_TARGET_DIR=$tools/deny-build cargo install --quiet --locked --root "$tools" --version "$cargo_deny" cargo-deny
+        rm -rf "$tools/deny-build"
     fi
 }
 
