@@ -1,0 +1,30 @@
+#!/bin/bash
+# The tests of the daemon and of its cgroups on a machine with cgroup v2 only; tests/run starts it in tests/vm/run.
+#
+#   tests/vm/suite.sh [NAME]     of the integration tests those whose names contain NAME
+#
+# CARGO_TARGET_DIR and INRO_BIN as for the tests themselves; INRO_IT and INRO_UNIT are the test programs.
+set -uo pipefail
+
+# What an emulated processor takes too long for, each with its time there.
+slow=(
+    twenty_pods_outlive_fifty_kills_under_load
+)
+
+main() {
+    export INRO_SKIPS=/run/skipped TMPDIR=/var/tmp
+    local skips=() name failed=0
+    if [ "${INRO_TIME_FACTOR:-1}" != 1 ]; then
+        for name in "${slow[@]}"; do
+            skips+=(--skip "$name")
+            echo "$name: too slow on an emulated processor" >>"$INRO_SKIPS"
+        done
+    fi
+    # A disk, as a node has: /tmp is a tmpfs here.
+    "$INRO_UNIT" --test-threads=1 cgroup:: sys::bpf || failed=1
+    "$INRO_IT" --test-threads=1 "${skips[@]}" "$@" || failed=1
+    [ ! -e "$INRO_SKIPS" ] || sed 's/^/skipped: /' "$INRO_SKIPS"
+    return "$failed"
+}
+
+main "$@"
