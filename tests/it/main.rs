@@ -16,3 +16,4 @@ mod pods;
 mod registries;
 mod security;
 mod survive_kill9;
+mod systemd;
