@@ -3,6 +3,7 @@
 //! Needs root and what `tests/run` prepares; `tests/run it NAME` runs those whose names contain NAME.
 
 mod bad_input;
+mod cgroups;
 mod config;
 mod crictl_session;
 mod exec_sync;
@@ -15,3 +16,4 @@ mod pods;
 mod registries;
 mod security;
 mod survive_kill9;
+mod systemd;

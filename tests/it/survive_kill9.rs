@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Container, Node, Pod, v1};
+use crate::harness::{Container, Node, Pod, patience, v1};
 
 const PODS: usize = 20;
 const KILLS: usize = 50;
@@ -86,7 +86,10 @@ fn twenty_pods_outlive_fifty_kills_under_load() {
         ready[KILLS - 1],
         answered.load(Ordering::Relaxed)
     );
-    assert!(ready[KILLS / 2] < Duration::from_millis(200), "ready again: {ready:?}");
+    assert!(
+        ready[KILLS / 2] < patience(Duration::from_millis(200)),
+        "ready again: {ready:?}"
+    );
 
     let expected: String = (0..LINES).map(|line| format!("line {line}\n")).collect();
     for (number, (_, container)) in pods.iter().enumerate() {
@@ -107,7 +110,7 @@ fn an_exit_while_the_daemon_is_dead_is_told_afterwards() {
     let pod = node.pod(|_| {});
     let container = pod.run_container("shell", &["sh", "-c", "sleep 0.5; echo late; exit 42"]);
     node.daemon.kill9();
-    thread::sleep(Duration::from_millis(900));
+    thread::sleep(Duration::from_millis(500) + patience(Duration::from_millis(400)));
     node.daemon.restart();
     let status = container.status();
     assert_eq!(
