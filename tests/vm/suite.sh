@@ -32,4 +32,5 @@ main() {
     return "$failed"
 }
 
-main "$@"
+# One line: bash reads on behind it, and the file may have been edited meanwhile.
+main "$@"; exit
