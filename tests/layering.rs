@@ -34,6 +34,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("landlock", &["image"]),
     ("tar", &["image", "cli"]),
+    ("yaml_rust2", &["spec"]),
     ("zstd", &["image"]),
 ];
 

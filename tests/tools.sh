@@ -6,7 +6,7 @@
 #   tests/tools.sh [DIR]     the programs land in DIR (default target/tools)
 set -euo pipefail
 
-cri_tools=v1.36.0
+cri_tools=v1.37.0
 cargo_deny=0.20.2
 repo=$(cd "$(dirname "$0")/.." && pwd)
 tools=$(realpath -m "${1:-${CARGO_TARGET_DIR:-$repo/target}/tools}")

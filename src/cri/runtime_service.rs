@@ -242,11 +242,11 @@ impl RuntimeService for RuntimeCalls {
             name,
             features: Some(wire::RuntimeHandlerFeatures {
                 recursive_read_only_mounts: true,
-                user_namespaces: false,
+                user_namespaces: self.pods.user_namespaces(),
             }),
         };
         let info = match request.into_inner().verbose {
-            true => [("images".to_owned(), self.images.fs_info().path.display().to_string())].into(),
+            true => render::runtime_info(&self.images.fs_info().path),
             false => Default::default(),
         };
         Ok(Response::new(wire::StatusResponse {
@@ -255,7 +255,7 @@ impl RuntimeService for RuntimeCalls {
             runtime_handlers: self.pods.runtime_handlers().into_iter().map(handler).collect(),
             features: Some(wire::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: self.pods.user_namespaces(),
                 mount_options: true,
             }),
         }))

@@ -25,6 +25,9 @@ pub enum PodError {
     Ambiguous { what: &'static str, id: String },
     #[error("image {0:?} is not present")]
     NoImage(String),
+    /// Asked for a user namespace on a node that cannot give one.
+    #[error("config.linux.security_context.namespace_options.userns_options.mode: no user namespaces here: {0}")]
+    NoUserNamespaces(String),
     #[error("sandbox {0} is not ready")]
     SandboxNotReady(SandboxId),
     #[error("a {what} with this metadata exists already: {id}")]
@@ -39,6 +42,9 @@ pub enum PodError {
     NoHandler(String),
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: String },
+    /// The kubelet knows it by its first word. Source: k8s.io/cri-api, `pkg/errors`.
+    #[error("ImageVolumeMountFailed: {why}")]
+    ImageVolume { kind: ErrorKind, why: String },
     #[error("{action} {}", path.display())]
     Io {
         action: &'static str,
@@ -78,8 +84,10 @@ impl PodError {
         match self {
             Self::NoSandbox(_) | Self::NoContainer(_) | Self::NoImage(_) | Self::NoHandler(_) => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::AlreadyExists,
+            Self::NoUserNamespaces(_) => ErrorKind::FailedPrecondition,
             Self::SandboxNotReady(_) | Self::WrongState { .. } => ErrorKind::FailedPrecondition,
             Self::Ambiguous { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::ImageVolume { kind, .. } => *kind,
             Self::ExecTimeout(_) | Self::Unkillable(_) => ErrorKind::DeadlineExceeded,
             Self::Io { .. } | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Cgroup(e) => e.kind(),

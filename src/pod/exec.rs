@@ -116,6 +116,7 @@ impl Pods {
                 stdout: Some(stdout),
                 stderr: Some(stderr),
             },
+            owner: spec.owner,
         })
     }
 }

@@ -72,6 +72,7 @@ impl Container {
             sandbox: self.plan.sandbox.clone(),
             config: self.plan.config.clone(),
             image_id: self.plan.image_id.clone(),
+            volume_images: self.plan.volume_images.clone(),
             user: self.spec.user.clone(),
             stop_signal: self.spec.stop_signal,
             log: self.plan.log.clone(),

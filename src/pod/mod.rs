@@ -26,9 +26,14 @@ mod start;
 mod stop;
 mod stop_sandbox;
 mod teardown;
+mod userns;
+mod volumes;
 mod watch;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +64,8 @@ pub struct Config {
     pub runtime_handlers: Vec<String>,
     /// Most processes and threads of one container; 0: no limit.
     pub pids_limit: i64,
+    /// Folders of CDI specifications; a later one wins over an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
 impl Default for Config {
@@ -67,6 +74,7 @@ impl Default for Config {
             cgroup_parent: "/inro".into(),
             runtime_handlers: vec!["inro".into()],
             pids_limit: 0,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }
     }
 }
@@ -93,6 +101,8 @@ struct Inner {
     containers: Shelf,
     with: Mechanisms,
     index: Index,
+    /// Why pods cannot have user namespaces of their own, if they cannot.
+    no_user_namespaces: std::sync::OnceLock<Option<String>>,
     runs: Flights<SandboxMetadata, SandboxId>,
     creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
 }
@@ -119,6 +129,7 @@ impl Pods {
             containers: Shelf::open(state, "containers")?,
             with,
             index: Index::default(),
+            no_user_namespaces: std::sync::OnceLock::new(),
             runs: Flights::default(),
             creates: Flights::default(),
         };

@@ -38,6 +38,9 @@ pub struct ContainerPlan {
     pub sandbox: SandboxId,
     pub config: ContainerConfig,
     pub image_id: ImageId,
+    /// Of the mounts that show images, in their order.
+    #[serde(default)]
+    pub volume_images: Vec<ImageId>,
     /// Absolute path of the log.
     pub log: Option<PathBuf>,
     /// cgroup path under the hierarchies' roots.
@@ -45,10 +48,20 @@ pub struct ContainerPlan {
     pub created_at: Timestamp,
 }
 
+impl ContainerPlan {
+    /// Every image whose layers the container uses.
+    pub fn images(&self) -> impl Iterator<Item = &ImageId> {
+        std::iter::once(&self.image_id).chain(&self.volume_images)
+    }
+}
+
 /// What was found out while a container was made, and what an exec in it starts from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerSpec {
     pub user: User,
+    /// The host's ids of that user.
+    #[serde(default)]
+    pub owner: (u32, u32),
     pub stop_signal: i32,
     pub capabilities: CapabilitySets,
     pub env: Vec<String>,

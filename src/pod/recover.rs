@@ -100,7 +100,7 @@ impl Inner {
             }
             return Ok(());
         };
-        self.with.images.hold(&plan.image_id, &plan.id);
+        self.hold_images(&plan);
         let container = Arc::new(Container {
             plan,
             spec,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     SpecError, StagedMount,
@@ -30,9 +30,7 @@ pub struct SpecInput<'a> {
     /// Where the root file system is attached.
     pub rootfs: PathBuf,
     pub staged: &'a [StagedMount],
-    /// `linux.devices`.
-    pub devices: Vec<Value>,
-    /// OCI name (`network`, `ipc`, `uts`, `pid`, `mount`, `cgroup`) and the path of one to join; without a path a new one.
+    /// OCI name (`network`, `ipc`, `uts`, `pid`, `mount`, `cgroup`, `user`) and the path of one to join; without a path a new one.
     pub namespaces: Vec<(&'static str, Option<PathBuf>)>,
     /// The host's name in the container, for `HOSTNAME`.
     pub hostname: &'a str,
@@ -71,7 +69,6 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
     }
     let mut linux = json!({
         "namespaces": namespaces,
-        "devices": input.devices,
         "rootfsPropagation": root_propagation(input.staged),
     });
     if !security.privileged {

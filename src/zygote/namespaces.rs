@@ -1,19 +1,38 @@
 //! The namespaces of a pod: made, named and tuned in a child, then only descriptors.
+//!
+//! With a user namespace a second child makes them, as its root: a namespace belongs to the user namespace of who makes
+//! it. The first one, still the node's root, writes the maps, and then joins what was made to name and tune it.
 
-use std::{fs::OpenOptions, io::Write, os::fd::AsFd, path::PathBuf};
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
 
 use rustix::{
     fs::{Mode, OFlags, open},
+    process::{Gid, Pid, Uid, WaitOptions, waitpid},
     system::sethostname,
-    thread::{UnshareFlags, set_name},
+    thread::{
+        LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_name, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
+    },
 };
 
 use super::{
     error::{Failure, Stage},
-    protocol::{NamespacesRequest, Reply},
+    protocol::{NamespacesRequest, Reply, receive, send},
     server::Context,
 };
-use crate::sys::fork::{exit, unshare};
+use crate::{
+    model::{IdRange, UserNamespace},
+    sys::{
+        fdpass,
+        fork::{Side, exit, fork, unshare},
+        process,
+    },
+};
 
 /// The child, from its first instruction on.
 pub(super) fn work(context: Context, request: NamespacesRequest) -> ! {
@@ -27,20 +46,24 @@ pub(super) fn work(context: Context, request: NamespacesRequest) -> ! {
 
 fn make(context: &Context, request: &NamespacesRequest) -> Result<(), Failure> {
     let step = |what: &'static str| move |error: rustix::io::Errno| Failure::new(Stage::Namespaces, what, error);
-    let kinds = [
-        (request.net, UnshareFlags::NEWNET, "/proc/self/ns/net"),
-        (request.ipc, UnshareFlags::NEWIPC, "/proc/self/ns/ipc"),
-        (request.uts, UnshareFlags::NEWUTS, "/proc/self/ns/uts"),
-    ];
-    let asked = || kinds.iter().filter(|(asked, ..)| *asked);
+    let asked = || KINDS.iter().filter(|(asked, ..)| asked(request));
     // Checked before anything is made: a name of the host's must not be written.
     let sysctls = request
         .sysctls
         .iter()
         .map(|(name, value)| Ok((path_of(name, request)?, name, value)))
         .collect::<Result<Vec<_>, Failure>>()?;
-    unshare(asked().fold(UnshareFlags::empty(), |all, (_, flag, _)| all | *flag))
-        .map_err(|e| Failure::new(Stage::Namespaces, "new namespaces", e))?;
+    let kinds = asked().fold(UnshareFlags::empty(), |all, (_, flag, _)| all | *flag);
+    let mut fds = match &request.user {
+        Some(user) => {
+            let user = owned_by_user(user, kinds, &asked().map(|(.., name)| *name).collect::<Vec<_>>())?;
+            vec![user]
+        }
+        None => {
+            unshare(kinds).map_err(|e| Failure::new(Stage::Namespaces, "new namespaces", e))?;
+            Vec::new()
+        }
+    };
     if request.uts {
         sethostname(request.hostname.as_bytes()).map_err(step("set the host name"))?;
     }
@@ -51,12 +74,87 @@ fn make(context: &Context, request: &NamespacesRequest) -> Result<(), Failure> {
             .and_then(|mut file| file.write_all(value.as_bytes()));
         written.map_err(|e| Failure::new(Stage::Sysctl, format!("{name}={value}"), e))?;
     }
-    let mut fds = Vec::new();
-    for (_, _, path) in asked() {
-        fds.push(open(*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(step("open one"))?);
+    for (.., name) in asked() {
+        let path = format!("/proc/self/ns/{name}");
+        fds.push(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(step("open one"))?);
     }
     context.answer(&Reply::Namespaces, &fds.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>());
     Ok(())
+}
+
+/// Makes a user namespace and namespaces of `kinds` that belong to it, and enters the latter, whose names in
+/// /proc/pid/ns are `names`. The caller stays in its own user namespace.
+fn owned_by_user(user: &UserNamespace, kinds: UnshareFlags, names: &[&str]) -> Result<OwnedFd, Failure> {
+    let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Namespaces, what, error);
+    // So that it can be waited for.
+    process::reset_signals(true, false);
+    let (ours, theirs) = fdpass::pair().map_err(step("a socket"))?;
+    let child = match fork().map_err(step("fork"))? {
+        Side::Parent(child) => child,
+        Side::Child => {
+            drop(ours);
+            let failed = own_namespaces(&theirs, kinds).err();
+            let _ = send(theirs.as_fd(), &failed, &[]);
+            // Stays until the descriptors have been opened.
+            let _ = receive::<()>(theirs.as_fd());
+            exit(0)
+        }
+    };
+    drop(theirs);
+    let made = (|| {
+        hear(&ours)?;
+        write_maps(child, user).map_err(step("write the maps of the user namespace"))?;
+        send(ours.as_fd(), &(), &[]).map_err(step("a socket"))?;
+        hear(&ours)?;
+        for name in names {
+            move_into_link_name_space(namespace_of(child, name)?.as_fd(), None::<LinkNameSpaceType>)
+                .map_err(|e| step("enter the new ones")(e.into()))?;
+        }
+        namespace_of(child, "user")
+    })();
+    drop(ours);
+    let _ = waitpid(Some(child), WaitOptions::empty());
+    made
+}
+
+/// The child: first the user namespace, then, with its maps written and as its root, the others.
+fn own_namespaces(parent: &OwnedFd, kinds: UnshareFlags) -> Result<(), Failure> {
+    let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Namespaces, what, error);
+    unshare(UnshareFlags::NEWUSER).map_err(step("new user namespace"))?;
+    send(parent.as_fd(), &None::<Failure>, &[]).map_err(step("a socket"))?;
+    if receive::<()>(parent.as_fd()).map_err(step("a socket"))?.is_none() {
+        return Err(Failure::said(Stage::Namespaces, "no maps for the user namespace"));
+    }
+    let become_root = || -> rustix::io::Result<()> {
+        set_thread_groups(&[])?;
+        set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+        set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+    };
+    become_root().map_err(|e| step("become the root of the user namespace")(e.into()))?;
+    unshare(kinds).map_err(step("new namespaces"))
+}
+
+/// The child's next word: all is well, or why not.
+fn hear(child: &OwnedFd) -> Result<(), Failure> {
+    match receive::<Option<Failure>>(child.as_fd()) {
+        Ok(Some((None, _))) => Ok(()),
+        Ok(Some((Some(failure), _))) => Err(failure),
+        Ok(None) => Err(Failure::said(Stage::Namespaces, "the process that makes them died")),
+        Err(error) => Err(Failure::new(Stage::Namespaces, "hear of the new ones", error)),
+    }
+}
+
+fn namespace_of(pid: Pid, name: &str) -> Result<OwnedFd, Failure> {
+    let path = format!("/proc/{}/ns/{name}", pid.as_raw_nonzero());
+    open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Failure::new(Stage::Namespaces, name, e))
+}
+
+/// Source: user_namespaces(7), "User and group ID mappings".
+fn write_maps(pid: Pid, user: &UserNamespace) -> io::Result<()> {
+    let line = |ids: IdRange| format!("0 {} {}\n", ids.host, ids.size);
+    let pid = pid.as_raw_nonzero();
+    fs::write(format!("/proc/{pid}/uid_map"), line(user.uids))?;
+    fs::write(format!("/proc/{pid}/gid_map"), line(user.gids))
 }
 
 /// The file of a sysctl, if it belongs to a namespace that is being made.
@@ -95,6 +193,16 @@ fn path_of(name: &str, request: &NamespacesRequest) -> Result<PathBuf, Failure> 
         false => "does not belong to a namespace",
     }))
 }
+
+/// Whether it is asked for, its flag and its name in /proc/pid/ns.
+type Kind = (fn(&NamespacesRequest) -> bool, UnshareFlags, &'static str);
+
+/// In the order in which they are answered.
+const KINDS: [Kind; 3] = [
+    (|request| request.net, UnshareFlags::NEWNET, "net"),
+    (|request| request.ipc, UnshareFlags::NEWIPC, "ipc"),
+    (|request| request.uts, UnshareFlags::NEWUTS, "uts"),
+];
 
 /// Of the ipc namespace: ipc_namespaces(7).
 const IPC_NAMES: &[&str] = &[

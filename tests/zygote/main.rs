@@ -21,7 +21,7 @@ use std::{
 };
 
 use inro::{
-    model::{CapabilitySets, ContainerId},
+    model::{CapabilitySets, ContainerId, IdRange, UserNamespace},
     zygote::{
         CgroupJoin, CreateRequest, Created, Exec, ExecProcess, ExecRequest, ExecStdio, Launch, NamespaceFds,
         NamespaceKind, NamespacesRequest, PodInitRequest, Stage, Stdio, Zygote, ZygoteError, namespace_path,
@@ -177,7 +177,9 @@ impl Box_ {
             id: self.id.clone(),
             dir: self.dir.clone(),
             rootfs: ground.rootfs(),
+            root: (0, 0),
             base: Vec::new(),
+            devices: Vec::new(),
             files: Vec::new(),
             volumes: Vec::new(),
             mounts: std::mem::take(&mut self.mounts),
@@ -263,6 +265,7 @@ impl Box_ {
             seccomp: self.seccomp.as_deref().map(memfd),
             cgroup: self.join(),
             stdio,
+            owner: (0, 0),
         }
     }
 }
