@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 
+mod attached;
 mod clients;
 mod memory;
 mod raw;

@@ -11,6 +11,8 @@
 //!
 //! A mutating call runs to its end once begun, and the same request arriving meanwhile joins it.
 
+mod attach;
+mod connect;
 mod create;
 mod error;
 mod exec;
@@ -22,10 +24,12 @@ mod records;
 mod recover;
 mod remove;
 mod run;
+mod session;
 mod start;
 mod stop;
 mod stop_sandbox;
 mod teardown;
+mod tickets;
 mod watch;
 
 use std::{path::Path, sync::Arc};
@@ -34,6 +38,8 @@ use serde::{Deserialize, Serialize};
 
 pub use error::PodError;
 pub use exec::ExecOutput;
+pub use session::{Control, Input, Output, Session};
+pub use tickets::{StreamCall, StreamKind, Streams, Token};
 
 use crate::{
     cgroup::Cgroups,
@@ -48,6 +54,7 @@ use crate::{
 };
 use flight::Flights;
 use index::Index;
+use tickets::Tickets;
 
 /// Node policy for pods.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -95,6 +102,7 @@ struct Inner {
     index: Index,
     runs: Flights<SandboxMetadata, SandboxId>,
     creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
+    tickets: Tickets,
 }
 
 impl Pods {
@@ -121,6 +129,7 @@ impl Pods {
             index: Index::default(),
             runs: Flights::default(),
             creates: Flights::default(),
+            tickets: Tickets::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
