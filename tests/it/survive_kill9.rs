@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Container, Node, Pod, patience, v1};
+use crate::harness::{Container, Node, Pod, eventually, patience, v1};
 
 const PODS: usize = 20;
 const KILLS: usize = 50;
@@ -146,4 +146,44 @@ fn a_created_container_can_be_started_by_the_next_daemon() {
     container.start();
     assert_eq!(container.wait().exit_code, 5);
     assert_eq!(container.logged(), "started\n");
+}
+
+/// Pids, with states, of processes that were started as `sleep <seconds>`, and of the keepers of execs.
+fn of_execs(seconds: &str) -> Vec<(u32, char)> {
+    let wanted = format!("sleep\0{seconds}\0");
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        (command == wanted || name == "inro-exec").then(|| (pid, rest.chars().next().unwrap_or('?')))
+    })
+    .collect()
+}
+
+#[test]
+fn an_exec_dies_with_its_daemon_and_its_container_lives() {
+    let mut node = Node::start();
+    node.pull("shell");
+    let pod = node.pod(|_| {});
+    let container = pod.run_container("shell", &["sleep", "1000"]);
+    let pid = container.pid();
+    let before = of_execs("2718").len();
+    let client = thread::spawn({
+        let container = container.clone();
+        move || container.try_exec(&["sh", "-c", "sleep 2718 & setsid sleep 2718 & sleep 2718"], 60)
+    });
+    eventually("three sleepers and their keeper", Duration::from_secs(10), || {
+        (of_execs("2718").len() == before + 4).then_some(())
+    });
+    node.daemon.kill9();
+    assert!(client.join().expect("a client").is_err());
+    // Not even as zombies.
+    eventually("their end", Duration::from_secs(10), || {
+        (of_execs("2718").len() == before).then_some(())
+    });
+    node.daemon.restart();
+    assert_eq!(container.pid(), pid);
+    assert_eq!(container.exec(&["echo", "again"]).stdout, b"again\n");
 }
