@@ -45,6 +45,12 @@ impl Flags {
         }
     }
 
+    /// Whether the end of an attached client's input is the end of the container's. A terminal's input has no end, as
+    /// with both peers: what it prints would end with it.
+    pub fn input_ends_with_client(self) -> bool {
+        self.stdin && self.stdin_once && !self.tty
+    }
+
     /// The argument's letters, padded with `-` so that the argument is never empty.
     pub fn letters(self) -> [u8; 4] {
         let letter = |set: bool, letter: u8| if set { letter } else { b'-' };

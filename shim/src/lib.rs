@@ -9,6 +9,7 @@ extern crate std;
 pub mod exit;
 pub mod launch;
 pub mod log;
+pub mod patience;
 pub mod protocol;
 pub mod record;
 pub mod state;

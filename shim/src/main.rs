@@ -5,7 +5,9 @@
 #![no_std]
 #![no_main]
 
+mod attached;
 mod clients;
+mod clock;
 mod memory;
 mod raw;
 mod sink;

@@ -3,7 +3,10 @@
 
 use core::arch::asm;
 
-use rustix::fd::{FromRawFd, OwnedFd};
+use rustix::{
+    fd::{FromRawFd, OwnedFd},
+    io::Errno,
+};
 
 const SIG_BLOCK: usize = 0;
 const SIGCHLD: u32 = 17;
@@ -76,11 +79,13 @@ fn block_child_signal() {
     unsafe { call(number::RT_SIGPROCMASK, SIG_BLOCK, set, 0, 8) };
 }
 
-/// Sends any signal, real-time ones too. Answers the errno, 0 for none. Source: kill(2).
-pub fn kill(pid: i32, signal: i32) -> i32 {
+/// Sends any signal, real-time ones too. Source: kill(2).
+pub fn kill(pid: i32, signal: i32) -> rustix::io::Result<()> {
     // SAFETY: numbers only.
-    let result = unsafe { call(number::KILL, pid as usize, signal as usize, 0, 0) };
-    -(result as i32)
+    match unsafe { call(number::KILL, pid as usize, signal as usize, 0, 0) } {
+        0 => Ok(()),
+        result => Err(Errno::from_raw_os_error(-(result as i32))),
+    }
 }
 
 /// Closes every descriptor from `first` on. Source: close_range(2).

@@ -7,7 +7,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::memory::Buffer;
+use crate::{clients::Clients, memory::Buffer};
 
 /// Entries per write: each write appends whole entries, so no reader sees a torn line.
 const BATCH: usize = 32;
@@ -87,12 +87,20 @@ impl Source {
         }
     }
 
-    /// Moves what is there into the log. Answers false at the end of the stream.
-    pub fn pump(&mut self, log: &mut Log) -> bool {
+    /// Moves what is there into the log, and shows it to the clients; what one of them has no room for stays where it is
+    /// as long as that client's patience lasts. Answers false at the end of the stream.
+    pub fn pump(&mut self, log: &mut Log, clients: &mut Clients) -> bool {
         for _ in 0..TURNS {
+            if !clients.room(self.stream) {
+                return true;
+            }
             match read(self.fd.as_fd(), &mut self.pending[self.filled..]) {
                 Ok(0) => return self.end(log),
-                Ok(count) => self.filled += count,
+                Ok(count) => {
+                    let until = self.filled + count;
+                    clients.show(self.stream, &self.pending[self.filled..until]);
+                    self.filled = until;
+                }
                 Err(Errno::AGAIN | Errno::INTR) => return true,
                 // A pty's master reports EIO when the last slave is closed.
                 Err(_) => return self.end(log),

@@ -4,7 +4,7 @@ use inro_shim::{
     exit::{self, ExitRecord},
     launch::{self, Flags},
     log::Stream,
-    protocol::{Reply, Request},
+    protocol::{Reply, Request, Wanted},
     record::{self, ShimRecord},
     state::{self, Action, Event, State},
 };
@@ -20,15 +20,19 @@ use rustix::{
 };
 
 use crate::{
-    clients::{Clients, Heard, MOST, receive_console},
+    attached::Attached,
+    clients::{Clients, Heard, MOST, output, receive_console},
+    clock::now_ms,
     memory, raw,
     sink::{Log, Source},
 };
 
-/// Seconds that the streams may stay open after init's end; the daemon kills what holds them long before.
-const DRAIN: i64 = 5;
+/// Milliseconds that the streams may stay open after init's end; the daemon kills what holds them long before.
+const DRAIN: i64 = 5000;
 /// Milliseconds until a record that could not be written is tried again.
 const RETRY: i64 = 100;
+/// Place of the first client among the polled descriptors; each has two.
+const FIRST_CLIENT: usize = 6;
 
 struct Supervisor {
     state: State,
@@ -123,6 +127,7 @@ impl Supervisor {
                 self.take_console(&mut pty_buffer);
             }
             self.pump(&ready);
+            self.dismiss_slow();
             if ready.listener {
                 self.clients.accept(
                     &self.listener,
@@ -145,33 +150,42 @@ impl Supervisor {
 
     /// Sleeps until something is ready.
     fn wait(&self) -> Ready {
-        let timeout = match (&self.unrecorded, self.drain_until) {
+        let own = match (&self.unrecorded, self.drain_until) {
             (Some(_), _) => Some(RETRY),
-            (None, Some(until)) => Some((until - monotonic()).max(0) * 1000),
+            (None, Some(until)) => Some((until - now_ms()).max(0)),
             (None, None) => None,
-        }
-        .map(|ms| Timespec {
+        };
+        let timeout = [own, self.clients.patience_ms()].into_iter().flatten().min();
+        let timeout = timeout.map(|ms| Timespec {
             tv_sec: ms / 1000,
             tv_nsec: ms % 1000 * 1_000_000,
         });
+        let (out_held, err_held) = (self.clients.held(Stream::Stdout), self.clients.held(Stream::Stderr));
         // A closed place polls the listener for nothing, which never reports anything but its own end.
         let idle = self.listener.as_fd();
-        let watch = |fd| poll_for(fd, idle);
-        let client = |at: usize| watch(self.clients.slots[at].as_ref().map(AsFd::as_fd));
-        let mut fds = [
-            watch(Some(self.listener.as_fd())),
-            watch(Some(self.children.as_fd())),
-            watch(self.announcement.as_ref().map(AsFd::as_fd)),
-            watch(self.stdout.as_ref().map(|s| s.fd.as_fd())),
-            watch(self.stderr.as_ref().map(|s| s.fd.as_fd())),
-            watch(self.console.as_ref().map(AsFd::as_fd)),
-            client(0),
-            client(1),
-            client(2),
-            client(3),
-            client(4),
-            client(5),
-        ];
+        let watch = |fd| poll_for(fd, PollFlags::IN, idle);
+        // A held stream is not read; the room of those it waits for is watched instead.
+        let out = self.stdout.as_ref().filter(|_| !out_held);
+        let err = self.stderr.as_ref().filter(|_| !err_held);
+        let mut fds: [PollFd<'_>; FIRST_CLIENT + 2 * MOST] = core::array::from_fn(|at| match at {
+            0 => watch(Some(self.listener.as_fd())),
+            1 => watch(Some(self.children.as_fd())),
+            2 => watch(self.announcement.as_ref().map(AsFd::as_fd)),
+            3 => watch(out.map(|source| source.fd.as_fd())),
+            4 => watch(err.map(|source| source.fd.as_fd())),
+            5 => watch(self.console.as_ref().map(AsFd::as_fd)),
+            _ => {
+                let slot = &self.clients.slots[(at - FIRST_CLIENT) / 2];
+                if (at - FIRST_CLIENT).is_multiple_of(2) {
+                    watch(slot.as_ref().map(|client| client.fd.as_fd()))
+                } else {
+                    // If both of its outputs are full, the other one's turn comes when this one has room.
+                    let full = |stream| output(slot, stream).filter(|output| output.full);
+                    let output = full(Stream::Stdout).or(full(Stream::Stderr));
+                    poll_for(output.map(|output| output.fd.as_fd()), PollFlags::OUT, idle)
+                }
+            }
+        });
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return Ready::default();
         }
@@ -180,10 +194,10 @@ impl Supervisor {
             listener: ready(0),
             children: ready(1),
             announcement: self.announcement.is_some() && ready(2),
-            stdout: self.stdout.is_some() && ready(3),
-            stderr: self.stderr.is_some() && ready(4),
+            stdout: self.stdout.is_some() && (out_held || ready(3)),
+            stderr: self.stderr.is_some() && (err_held || ready(4)),
             console: self.console.is_some() && ready(5),
-            clients: core::array::from_fn(|at| self.clients.slots[at].is_some() && ready(6 + at)),
+            clients: core::array::from_fn(|at| self.clients.slots[at].is_some() && ready(FIRST_CLIENT + 2 * at)),
         }
     }
 
@@ -253,7 +267,7 @@ impl Supervisor {
         {
             self.unrecorded = None;
             self.clients.announce(Reply::Exited);
-            self.drain_until = Some(monotonic() + DRAIN);
+            self.drain_until = Some(now_ms() + DRAIN);
         }
     }
 
@@ -282,11 +296,39 @@ impl Supervisor {
     }
 
     fn pump(&mut self, ready: &Ready) {
-        if ready.stdout && self.stdout.as_mut().is_some_and(|source| !source.pump(&mut self.log)) {
-            self.stdout = None;
+        let streams = [
+            (Stream::Stdout, ready.stdout, &mut self.stdout),
+            (Stream::Stderr, ready.stderr, &mut self.stderr),
+        ];
+        for (stream, ready, slot) in streams {
+            if ready
+                && let Some(source) = slot
+                && !source.pump(&mut self.log, &mut self.clients)
+            {
+                *slot = None;
+                self.clients.end(stream);
+            }
         }
-        if ready.stderr && self.stderr.as_mut().is_some_and(|source| !source.pump(&mut self.log)) {
-            self.stderr = None;
+    }
+
+    /// Parts with clients whose patience is over; the streams go on without them.
+    fn dismiss_slow(&mut self) {
+        while let Some(at) = self.clients.too_slow() {
+            self.close(at);
+        }
+    }
+
+    fn close(&mut self, at: usize) {
+        if self.clients.close(at) {
+            self.input_ended();
+        }
+    }
+
+    /// A client that had the container's input has no more of it.
+    fn input_ended(&mut self) {
+        if self.flags.input_ends_with_client() && self.stdin.take().is_some() {
+            // Others hold the same pipe: it is closed when they have let go of it.
+            self.clients.announce(Reply::InputClosed);
         }
     }
 
@@ -294,29 +336,35 @@ impl Supervisor {
         let Some(until) = self.drain_until else { return };
         if self.stdout.is_none() && self.stderr.is_none() {
             self.happen(Event::StreamsClosed);
-        } else if monotonic() >= until {
+        } else if now_ms() >= until {
             self.happen(Event::DrainOver);
         }
     }
 
     fn serve(&mut self, at: usize) {
-        let Heard::Request(request, fd) = self.clients.hear(at) else {
-            return;
+        let (request, fds) = match self.clients.hear(at) {
+            Heard::Nothing => return,
+            Heard::Gone => return self.close(at),
+            Heard::Request(request, fds) => (request, fds),
         };
-        let reply = match self.carry_out(request, fd) {
-            0 => Reply::Done,
-            errno => Reply::Failed(errno),
-        };
-        self.clients.reply(at, reply);
+        let wants_input = matches!(request, Request::Attach(Wanted { stdin: true, .. }));
+        match self.carry_out(at, request, fds) {
+            None => {}
+            Some(Ok(())) => {
+                let input = self.input().filter(|_| wants_input);
+                self.clients.reply(at, Reply::Done, input);
+            }
+            Some(Err(errno)) => self.clients.reply(at, Reply::Failed(errno.raw_os_error()), None),
+        }
     }
 
-    /// Carries a request out; answers its errno, 0 for none.
-    fn carry_out(&mut self, request: Request, fd: Option<OwnedFd>) -> i32 {
-        match (request, fd) {
+    /// Carries a request out; `None` for one without a reply.
+    fn carry_out(&mut self, at: usize, request: Request, fds: [Option<OwnedFd>; 2]) -> Option<Result<(), Errno>> {
+        Some(match request {
             // Init is not reaped while `Running`, so its pid is its own.
-            (Request::Kill { signal }, _) if self.state == State::Running => raw::kill(self.init, signal),
-            (Request::Kill { .. }, _) => Errno::SRCH.raw_os_error(),
-            (Request::Resize { columns, rows }, _) => match &self.stdout {
+            Request::Kill { signal } if self.state == State::Running => raw::kill(self.init, signal),
+            Request::Kill { .. } => Err(Errno::SRCH),
+            Request::Resize { columns, rows } => match &self.stdout {
                 Some(pty) if self.flags.tty => {
                     let size = Winsize {
                         ws_row: rows,
@@ -324,19 +372,43 @@ impl Supervisor {
                         ws_xpixel: 0,
                         ws_ypixel: 0,
                     };
-                    tcsetwinsize(&pty.fd, size).map_or_else(Errno::raw_os_error, |()| 0)
+                    tcsetwinsize(&pty.fd, size)
                 }
-                _ => Errno::NOTTY.raw_os_error(),
+                _ => Err(Errno::NOTTY),
             },
-            (Request::ReopenLog, Some(file)) => {
-                self.log.replace(file);
-                0
+            Request::ReopenLog => {
+                let [file, _] = fds;
+                file.map(|file| self.log.replace(file)).ok_or(Errno::BADF)
             }
-            (Request::ReopenLog, None) => Errno::BADF.raw_os_error(),
-            (Request::CloseStdin, _) => {
-                self.stdin = None;
-                0
+            Request::Attach(wanted) => self.attach(at, wanted, fds),
+            Request::EndInput => {
+                if self.clients.end_input(at) {
+                    self.input_ended();
+                }
+                return None;
             }
+        })
+    }
+
+    fn attach(&mut self, at: usize, wanted: Wanted, [first, second]: [Option<OwnedFd>; 2]) -> Result<(), Errno> {
+        let (stdout, stderr) = match (wanted.stdout, wanted.stderr) {
+            (false, true) => (None, first),
+            _ => (first, second),
+        };
+        if wanted.stdout != stdout.is_some() || wanted.stderr != stderr.is_some() {
+            return Err(Errno::BADF);
+        }
+        // A stream that is over is over at once.
+        let stdout = stdout.filter(|_| self.stdout.is_some() || self.console.is_some());
+        let stderr = stderr.filter(|_| self.stderr.is_some());
+        self.clients.attach(at, Attached::new([stdout, stderr], wanted.stdin))
+    }
+
+    /// Where the container's input is written, while it has one.
+    fn input(&self) -> Option<BorrowedFd<'_>> {
+        match &self.stdout {
+            Some(pty) if self.flags.tty && self.flags.stdin => Some(pty.fd.as_fd()),
+            _ => self.stdin.as_ref().map(AsFd::as_fd),
         }
     }
 }
@@ -353,9 +425,9 @@ struct Ready {
     clients: [bool; MOST],
 }
 
-fn poll_for<'fd>(fd: Option<BorrowedFd<'fd>>, idle: BorrowedFd<'fd>) -> PollFd<'fd> {
+fn poll_for<'fd>(fd: Option<BorrowedFd<'fd>>, flags: PollFlags, idle: BorrowedFd<'fd>) -> PollFd<'fd> {
     match fd {
-        Some(fd) => PollFd::from_borrowed_fd(fd, PollFlags::IN),
+        Some(fd) => PollFd::from_borrowed_fd(fd, flags),
         None => PollFd::from_borrowed_fd(idle, PollFlags::empty()),
     }
 }
@@ -366,10 +438,6 @@ fn exit_code(status: WaitStatus) -> i32 {
         (None, Some(signal)) => 128 + signal,
         (None, None) => 255,
     }
-}
-
-fn monotonic() -> i64 {
-    clock_gettime(ClockId::Monotonic).tv_sec
 }
 
 fn start_ticks() -> i64 {

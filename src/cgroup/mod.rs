@@ -228,7 +228,8 @@ impl Cgroups {
             .unwrap_or(0))
     }
 
-    /// The folders that a container's own /sys/fs/cgroup shows: on v1 each controller's, by its mount's name.
+    /// The folders that a container's own /sys/fs/cgroup shows: on v1 each controller's, by its mount's name; on v2 one,
+    /// which has no name.
     pub fn views(&self, path: &str) -> Vec<(String, PathBuf)> {
         self.hierarchy.views(path)
     }

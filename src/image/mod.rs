@@ -87,7 +87,11 @@ impl ImageError {
             Self::Manifest(_) | Self::Layer { .. } | Self::Digest { .. } | Self::Archive(_) => {
                 ErrorKind::FailedPrecondition
             }
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
+            Self::Io { source, .. }
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                ErrorKind::ResourceExhausted
+            }
             Self::Io { .. } => ErrorKind::Internal,
             Self::Abandoned => ErrorKind::Cancelled,
         }

@@ -24,7 +24,7 @@ use crate::{
         Security, Stages, Stopwatch, Timestamp, User, UserNamespace,
     },
     shim::Shim,
-    spec::{self, CgroupMount, SpecInput},
+    spec::{self, SpecInput},
     store::{Folder, Name},
     sys::mount::set_readonly,
     zygote::{self, CreateRequest, NamespaceFds, NamespaceKind, PodNamespaces},
@@ -207,7 +207,7 @@ impl Inner {
         };
         let (mounts, staged) = volumes.open(&config.mounts)?;
         let files = volumes::pod_files(sandbox, config)?;
-        let (cgroup, cgroups) = self.cgroup_view(plan)?;
+        let cgroups = self.cgroup_view(plan)?;
         watch.lap("volumes");
         let (namespaces, namespace_fds) = self.namespaces(sandbox, pinned, security)?;
         let hostname = fs::read_to_string(sandbox.folder.path().join("hostname")).unwrap_or_default();
@@ -219,7 +219,6 @@ impl Inner {
             capabilities,
             capability_names: capabilities::names,
             rootfs: zygote::staged_rootfs(),
-            cgroup,
             staged: &staged,
             namespaces,
             hostname: hostname.trim_end(),
@@ -317,20 +316,26 @@ impl Inner {
         }
     }
 
-    /// On v1 a container sees its own folder of each hierarchy, as with the peers; only a privileged one writes there.
-    fn cgroup_view(&self, plan: &ContainerPlan) -> Result<(CgroupMount, Vec<(String, OwnedFd)>), PodError> {
+    /// A container sees its own folder of each hierarchy, as with the peers; only a privileged one writes there. On v2,
+    /// where a privileged one stays in the host's cgroup namespace, it sees the host's whole tree.
+    ///
+    /// A mount of the host's and never a new one: cgroup2 mounted anew from the host's cgroup namespace takes the host's
+    /// options (`nsdelegate`, `memory_recursiveprot`) away (kernel 6.12, `apply_cgroup_root_flags`).
+    fn cgroup_view(&self, plan: &ContainerPlan) -> Result<Vec<(String, OwnedFd)>, PodError> {
         let covered = plan
             .config
             .mounts
             .iter()
             .any(|mount| mount.container_path == Path::new("/sys/fs/cgroup"));
         if covered {
-            return Ok((CgroupMount::Elsewhere, Vec::new()));
+            return Ok(Vec::new());
         }
-        if self.with.cgroups.is_v2() {
-            return Ok((CgroupMount::V2, Vec::new()));
-        }
-        let views = self.with.cgroups.views(&plan.cgroup).into_iter();
+        let whole = self.with.cgroups.is_v2() && plan.config.security.privileged;
+        let views = self
+            .with
+            .cgroups
+            .views(if whole { "/" } else { &plan.cgroup })
+            .into_iter();
         let trees = views.map(|(name, folder)| {
             let tree = detached(&folder)?;
             if !plan.config.security.privileged {
@@ -339,7 +344,7 @@ impl Inner {
             }
             Ok::<_, PodError>((name, tree))
         });
-        Ok((CgroupMount::Elsewhere, trees.collect::<Result<_, _>>()?))
+        trees.collect()
     }
 
     /// Which namespaces the container joins, which are its own, and the descriptors of the former.
@@ -352,10 +357,9 @@ impl Inner {
         let mut spec = vec![("mount", None)];
         if pinned.user.is_some() {
             spec.push(("user", Some(zygote::namespace_path(NamespaceKind::User))));
-            if self.with.cgroups.is_v2() {
-                // Who is not root of the cgroup namespace's owner may not mount it.
-                spec.push(("cgroup", None));
-            }
+        }
+        if self.with.cgroups.is_v2() && !security.privileged {
+            spec.push(("cgroup", None));
         }
         let mut fds = NamespaceFds {
             user: pinned.user,

@@ -55,6 +55,16 @@ pub enum PodError {
     Unkillable(ContainerId),
     #[error("the command did not end within {0:?} and was killed")]
     ExecTimeout(std::time::Duration),
+    #[error("{0} streaming calls wait for their clients already")]
+    TooManyStreams(usize),
+    #[error("the client read too slowly for what the container prints and was detached")]
+    TooSlow,
+    #[error("nothing answers on port {port} in the pod: 127.0.0.1: {v4}; ::1: {v6}")]
+    NoListener {
+        port: u16,
+        v4: std::io::Error,
+        v6: std::io::Error,
+    },
     #[error("the daemon's task ended early")]
     Task(#[from] tokio::task::JoinError),
     #[error("record")]
@@ -88,6 +98,8 @@ impl PodError {
             Self::SandboxNotReady(_) | Self::WrongState { .. } => ErrorKind::FailedPrecondition,
             Self::Ambiguous { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::ImageVolume { kind, .. } => *kind,
+            Self::TooManyStreams(_) | Self::TooSlow => ErrorKind::ResourceExhausted,
+            Self::NoListener { .. } => ErrorKind::Unavailable,
             Self::ExecTimeout(_) | Self::Unkillable(_) => ErrorKind::DeadlineExceeded,
             Self::Io { .. } | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Cgroup(e) => e.kind(),

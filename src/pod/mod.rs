@@ -11,6 +11,8 @@
 //!
 //! A mutating call runs to its end once begun, and the same request arriving meanwhile joins it.
 
+mod attach;
+mod connect;
 mod create;
 mod error;
 mod exec;
@@ -22,10 +24,12 @@ mod records;
 mod recover;
 mod remove;
 mod run;
+mod session;
 mod start;
 mod stop;
 mod stop_sandbox;
 mod teardown;
+mod tickets;
 mod userns;
 mod volumes;
 mod watch;
@@ -39,6 +43,8 @@ use serde::{Deserialize, Serialize};
 
 pub use error::PodError;
 pub use exec::ExecOutput;
+pub use session::{Control, Input, Output, Session};
+pub use tickets::{StreamCall, StreamKind, Streams, Token};
 
 use crate::{
     cgroup::Cgroups,
@@ -53,6 +59,7 @@ use crate::{
 };
 use flight::Flights;
 use index::Index;
+use tickets::Tickets;
 
 /// Node policy for pods.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,6 +112,7 @@ struct Inner {
     no_user_namespaces: std::sync::OnceLock<Option<String>>,
     runs: Flights<SandboxMetadata, SandboxId>,
     creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
+    tickets: Tickets,
 }
 
 impl Pods {
@@ -132,6 +140,7 @@ impl Pods {
             no_user_namespaces: std::sync::OnceLock::new(),
             runs: Flights::default(),
             creates: Flights::default(),
+            tickets: Tickets::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

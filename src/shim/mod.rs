@@ -1,12 +1,17 @@
 //! The daemon's side of the shim: its embedded binary, its control connection, its records.
 
 mod client;
+mod input;
 mod records;
 
 use std::{io, path::PathBuf};
 
-pub use client::Shim;
+pub use client::{Attached, Shim};
+pub use input::Input;
+pub use inro_shim::protocol::Wanted;
 pub use records::{end, read_exit, read_record};
+
+use rustix::io::Errno;
 
 use crate::model::ErrorKind;
 
@@ -37,6 +42,9 @@ impl ShimError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Gone { .. } => ErrorKind::FailedPrecondition,
+            Self::Refused { source, .. } if source.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+                ErrorKind::ResourceExhausted
+            }
             _ => ErrorKind::Internal,
         }
     }

@@ -17,7 +17,7 @@ use crate::model::ErrorKind;
 pub use cdi::{CdiEdits, CdiOwner, resolve as resolve_cdi};
 pub use container::{SpecInput, generate, stop_signal};
 pub use devices::{Devices, resolve as resolve_devices};
-pub use mounts::{CgroupMount, StagedMount, base_mounts, covers};
+pub use mounts::{StagedMount, base_mounts, covers};
 pub use resolv::resolv_conf;
 
 /// Why no spec can be made.

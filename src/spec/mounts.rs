@@ -16,32 +16,17 @@ pub struct StagedMount {
     pub source: PathBuf,
 }
 
-/// Who shows a container its cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupMount {
-    /// Its init does (v1), or a volume of the client's takes the place.
-    Elsewhere,
-    V2,
-}
-
 /// The mounts of the spec: what only libcontainer can make, then the client's.
 ///
 /// # Errors
 /// [`SpecError::Invalid`] for a volume over /proc.
-pub fn mounts(security: &Security, cgroup: CgroupMount, staged: &[StagedMount]) -> Result<Vec<Value>, SpecError> {
-    let access = if security.privileged { "rw" } else { "ro" };
+pub fn mounts(staged: &[StagedMount]) -> Result<Vec<Value>, SpecError> {
     let covered = |target: &str| covers(staged.iter().map(|staged| &staged.mount), target);
     let mut all = Vec::new();
     if !covered("/proc") {
         // Of the container's own pid namespace, which nobody is in before libcontainer.
         all.push(
             json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
-        );
-    }
-    if cgroup == CgroupMount::V2 {
-        all.push(
-            json!({"destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup",
-            "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
         );
     }
     let mut own: Vec<&StagedMount> = staged.iter().collect();

@@ -88,7 +88,6 @@ fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Valu
             other => panic!("unexpected mask {other:#x}"),
         },
         rootfs: "/stage/rootfs".into(),
-        cgroup: CgroupMount::Elsewhere,
         staged,
         namespaces: vec![
             ("mount", None),
@@ -248,7 +247,7 @@ fn volumes_take_the_place_of_the_base_but_not_of_proc() {
             mount: volume(path, host),
             source: "/stage/m0".into(),
         }];
-        let mounts = mounts::mounts(&test_security(), CgroupMount::Elsewhere, &staged);
+        let mounts = mounts::mounts(&staged);
         assert_eq!(mounts.is_ok(), allowed, "{path} from {host}: {mounts:?}");
     }
 }

@@ -87,8 +87,8 @@ pub struct CreateRequest {
     pub volumes: Vec<PathBuf>,
     /// Detached mounts (open_tree), the Nth attached at `staged_mount(N)`.
     pub mounts: Vec<OwnedFd>,
-    /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name; init attaches them below
-    /// `/sys/fs/cgroup`. The spec has no mount there.
+    /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name, which init attaches below
+    /// `/sys/fs/cgroup`; or the one of v2 without a name, attached there. The spec has no mount there.
     pub cgroups: Vec<(String, OwnedFd)>,
     pub namespaces: NamespaceFds,
     pub cgroup: CgroupJoin,

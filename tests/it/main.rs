@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cdi;
+mod cgroups;
 mod config;
 mod crictl_session;
 mod exec_sync;
@@ -18,4 +19,5 @@ mod pods;
 mod registries;
 mod security;
 mod survive_kill9;
+mod systemd;
 mod userns;
