@@ -1,7 +1,7 @@
 //! The namespaces of a pod: made, named and tuned in a child, then only descriptors.
 //!
-//! With a user namespace a second child makes them, as its root: a namespace belongs to the user namespace of who makes
-//! it. The first one, still the node's root, writes the maps, and then joins what was made to name and tune it.
+//! With a user namespace a second child does that, as its root: a namespace belongs to the user namespace of who makes
+//! it, and the sysctls of an ipc namespace to that root alone. The first child, still the node's root, writes the maps.
 
 use std::{
     fs::{self, OpenOptions},
@@ -14,10 +14,7 @@ use rustix::{
     fs::{Mode, OFlags, open},
     process::{Gid, Pid, Uid, WaitOptions, waitpid},
     system::sethostname,
-    thread::{
-        LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_name, set_thread_groups, set_thread_res_gid,
-        set_thread_res_uid,
-    },
+    thread::{UnshareFlags, set_name, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
 use super::{
@@ -45,46 +42,48 @@ pub(super) fn work(context: Context, request: NamespacesRequest) -> ! {
 }
 
 fn make(context: &Context, request: &NamespacesRequest) -> Result<(), Failure> {
-    let step = |what: &'static str| move |error: rustix::io::Errno| Failure::new(Stage::Namespaces, what, error);
-    let asked = || KINDS.iter().filter(|(asked, ..)| asked(request));
     // Checked before anything is made: a name of the host's must not be written.
     let sysctls = request
         .sysctls
         .iter()
-        .map(|(name, value)| Ok((path_of(name, request)?, name, value)))
+        .map(|(name, value)| Ok((path_of(name, request)?, format!("{name}={value}"), value)))
         .collect::<Result<Vec<_>, Failure>>()?;
-    let kinds = asked().fold(UnshareFlags::empty(), |all, (_, flag, _)| all | *flag);
-    let mut fds = match &request.user {
-        Some(user) => {
-            let user = owned_by_user(user, kinds, &asked().map(|(.., name)| *name).collect::<Vec<_>>())?;
-            vec![user]
+    let asked = KINDS.iter().filter(|(asked, ..)| asked(request));
+    let kinds = asked
+        .clone()
+        .fold(UnshareFlags::empty(), |all, (_, flag, _)| all | *flag);
+    let furnish = || {
+        unshare(kinds).map_err(|e| Failure::new(Stage::Namespaces, "new namespaces", e))?;
+        if request.uts {
+            sethostname(request.hostname.as_bytes())
+                .map_err(|e| Failure::new(Stage::Namespaces, "set the host name", e))?;
         }
+        for (path, text, value) in &sysctls {
+            let file = OpenOptions::new().write(true).open(path);
+            let written = file.and_then(|mut file| file.write_all(value.as_bytes()));
+            written.map_err(|e| Failure::new(Stage::Sysctl, text, e))?;
+        }
+        Ok(())
+    };
+    let names = asked.map(|(.., name)| *name);
+    let fds = match &request.user {
+        Some(user) => owned_by_user(user, furnish, &std::iter::once("user").chain(names).collect::<Vec<_>>())?,
         None => {
-            unshare(kinds).map_err(|e| Failure::new(Stage::Namespaces, "new namespaces", e))?;
-            Vec::new()
+            furnish()?;
+            names.map(|name| namespace_of("self", name)).collect::<Result<_, _>>()?
         }
     };
-    if request.uts {
-        sethostname(request.hostname.as_bytes()).map_err(step("set the host name"))?;
-    }
-    for (path, name, value) in sysctls {
-        let written = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(value.as_bytes()));
-        written.map_err(|e| Failure::new(Stage::Sysctl, format!("{name}={value}"), e))?;
-    }
-    for (.., name) in asked() {
-        let path = format!("/proc/self/ns/{name}");
-        fds.push(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(step("open one"))?);
-    }
     context.answer(&Reply::Namespaces, &fds.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>());
     Ok(())
 }
 
-/// Makes a user namespace and namespaces of `kinds` that belong to it, and enters the latter, whose names in
-/// /proc/pid/ns are `names`. The caller stays in its own user namespace.
-fn owned_by_user(user: &UserNamespace, kinds: UnshareFlags, names: &[&str]) -> Result<OwnedFd, Failure> {
+/// Makes a user namespace and lets a child `furnish` as its root; answers the child's namespaces `names` (of
+/// /proc/pid/ns).
+fn owned_by_user(
+    user: &UserNamespace,
+    furnish: impl FnOnce() -> Result<(), Failure>,
+    names: &[&str],
+) -> Result<Vec<OwnedFd>, Failure> {
     let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Namespaces, what, error);
     // So that it can be waited for.
     process::reset_signals(true, false);
@@ -93,7 +92,7 @@ fn owned_by_user(user: &UserNamespace, kinds: UnshareFlags, names: &[&str]) -> R
         Side::Parent(child) => child,
         Side::Child => {
             drop(ours);
-            let failed = own_namespaces(&theirs, kinds).err();
+            let failed = become_root(&theirs).and_then(|()| furnish()).err();
             let _ = send(theirs.as_fd(), &failed, &[]);
             // Stays until the descriptors have been opened.
             let _ = receive::<()>(theirs.as_fd());
@@ -106,32 +105,28 @@ fn owned_by_user(user: &UserNamespace, kinds: UnshareFlags, names: &[&str]) -> R
         write_maps(child, user).map_err(step("write the maps of the user namespace"))?;
         send(ours.as_fd(), &(), &[]).map_err(step("a socket"))?;
         hear(&ours)?;
-        for name in names {
-            move_into_link_name_space(namespace_of(child, name)?.as_fd(), None::<LinkNameSpaceType>)
-                .map_err(|e| step("enter the new ones")(e.into()))?;
-        }
-        namespace_of(child, "user")
+        let pid = child.as_raw_nonzero().to_string();
+        names.iter().map(|name| namespace_of(&pid, name)).collect()
     })();
     drop(ours);
     let _ = waitpid(Some(child), WaitOptions::empty());
     made
 }
 
-/// The child: first the user namespace, then, with its maps written and as its root, the others.
-fn own_namespaces(parent: &OwnedFd, kinds: UnshareFlags) -> Result<(), Failure> {
+/// The child: a new user namespace, and when its maps have been written, its root.
+fn become_root(parent: &OwnedFd) -> Result<(), Failure> {
     let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Namespaces, what, error);
     unshare(UnshareFlags::NEWUSER).map_err(step("new user namespace"))?;
     send(parent.as_fd(), &None::<Failure>, &[]).map_err(step("a socket"))?;
     if receive::<()>(parent.as_fd()).map_err(step("a socket"))?.is_none() {
         return Err(Failure::said(Stage::Namespaces, "no maps for the user namespace"));
     }
-    let become_root = || -> rustix::io::Result<()> {
+    let switch = || -> rustix::io::Result<()> {
         set_thread_groups(&[])?;
         set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
         set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
     };
-    become_root().map_err(|e| step("become the root of the user namespace")(e.into()))?;
-    unshare(kinds).map_err(step("new namespaces"))
+    switch().map_err(|e| step("become the root of the user namespace")(e.into()))
 }
 
 /// The child's next word: all is well, or why not.
@@ -144,8 +139,8 @@ fn hear(child: &OwnedFd) -> Result<(), Failure> {
     }
 }
 
-fn namespace_of(pid: Pid, name: &str) -> Result<OwnedFd, Failure> {
-    let path = format!("/proc/{}/ns/{name}", pid.as_raw_nonzero());
+fn namespace_of(pid: &str, name: &str) -> Result<OwnedFd, Failure> {
+    let path = format!("/proc/{pid}/ns/{name}");
     open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Failure::new(Stage::Namespaces, name, e))
 }
 

@@ -67,8 +67,17 @@ fn bind(host: &Path, container: &str) -> v1::Mount {
 #[test]
 fn root_of_a_pod_is_nobody_on_the_host() {
     let node = Node::start();
-    let pod = pod(&node, |config| config.hostname = "mapped".into());
+    let pod = pod(&node, |config| {
+        config.hostname = "mapped".into();
+        let sysctls = &mut config.linux.as_mut().expect("made by Pod::run").sysctls;
+        sysctls.insert("kernel.shm_rmid_forced".into(), "1".into());
+        sysctls.insert("fs.mqueue.msg_max".into(), "11".into());
+        sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "77".into());
+    });
     let container = run(&pod, "shell", |_| {});
+    let sysctls = "cat /proc/sys/kernel/shm_rmid_forced /proc/sys/fs/mqueue/msg_max \
+                   /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    assert_eq!(container.sh(sysctls), "1\n11\n77");
     let map = "sed 's/  */ /g' /proc/self/uid_map /proc/1/uid_map /proc/self/gid_map";
     assert_eq!(container.sh(map), [format!(" 0 {HOST} 65536").as_str(); 3].join("\n"));
     assert_eq!(container.sh("id -u; id -g; hostname"), "0\n0\nmapped");

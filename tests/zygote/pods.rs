@@ -73,9 +73,15 @@ fn a_pods_user_namespace_owns_its_other_namespaces() {
                       && echo 0 > /proc/sys/kernel/shm_rmid_forced && cat /proc/sys/kernel/shm_rmid_forced \
                       && echo 78 > /proc/sys/net/ipv4/ip_unprivileged_port_start && id -u && exec sleep 1000";
         let mut c = Box_::new(&ground, &["sh", "-c", script]);
-        c.capabilities.effective |= SYS_ADMIN;
-        c.capabilities.permitted |= SYS_ADMIN;
-        c.capabilities.bounding |= SYS_ADMIN;
+        for set in ["bounding", "effective", "permitted"] {
+            let names = c.spec["process"]["capabilities"][set].as_array_mut().unwrap();
+            names.push("CAP_NET_ADMIN".into());
+        }
+        let more = SYS_ADMIN | NET_ADMIN;
+        let sets = &mut c.capabilities;
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            *set |= more;
+        }
         c.spec["linux"]["readonlyPaths"] = json!([]);
         c.spec.as_object_mut().unwrap().remove("hostname");
         c.spec["linux"]["namespaces"] = json!([
@@ -100,10 +106,24 @@ fn a_pods_user_namespace_owns_its_other_namespaces() {
         assert_eq!(words[..6], maps, "{log}");
         assert_eq!(words[6..], ["pod-2", "1", "mine", "0", "0"], "{log}");
         assert_eq!(fs::metadata(format!("/proc/{init}")).unwrap().uid(), 100_000);
+
+        // The terminal of an exec is its user's, who can open it again.
+        let script = "test $(id -u) = 0 && echo reopened > $(tty)";
+        let terminal = ExecStdio::Terminal { columns: 80, rows: 25 };
+        let exec = ground
+            .zygote
+            .exec(c.exec_request(init, &["sh", "-c", script], terminal))
+            .await
+            .unwrap();
+        let mut text = Vec::new();
+        let _ = File::from(exec.terminal.as_ref().unwrap().try_clone().unwrap()).read_to_end(&mut text);
+        assert_eq!(exec.wait().await.unwrap(), 0);
+        assert_eq!(String::from_utf8_lossy(&text), "reopened\r\n");
     });
 }
 
 const SYS_ADMIN: u64 = 1 << 21;
+const NET_ADMIN: u64 = 1 << 12;
 
 #[test]
 fn sysctls_of_the_node_are_refused() {
