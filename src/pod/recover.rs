@@ -1,6 +1,6 @@
 //! What a starting daemon finds: for each folder its plan is taken up again or undone. Nothing is searched for.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Inner, PodError, Pods,
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     model::{ContainerState, SandboxState, Stages, Timestamp},
+    net::LivePod,
     shim::Shim,
     store::{Folder, Name, Shelf},
 };
@@ -127,11 +128,15 @@ impl Inner {
         Ok(())
     }
 
-    fn live(&self) -> HashSet<crate::model::SandboxId> {
+    fn live(&self) -> Vec<LivePod> {
         let all = self.index.sandboxes(&Default::default());
         all.into_iter()
             .filter(|view| view.state == SandboxState::Ready)
-            .map(|view| view.id)
+            .map(|view| LivePod {
+                id: view.id,
+                ips: view.ips,
+                port_mappings: view.config.port_mappings,
+            })
             .collect()
     }
 }

@@ -8,6 +8,7 @@ mod crictl_session;
 mod exec_sync;
 mod exit_codes;
 mod harness;
+mod host_ports;
 mod images;
 mod lifecycle;
 mod logs;
