@@ -94,23 +94,29 @@ fn sets(batch: &mut Batch, subnets: &[Subnet]) {
 fn rules(batch: &mut Batch, bridge: &str) {
     // Host ports on 127.0.0.1 need `route_localnet` on the bridge, which alone would let pods reach what listens on the
     // host's loopback (CVE-2020-8558). An answer to 127.0.0.1 is translated after this priority and is not meant.
-    batch.add_rule("guard", Rule::default().enters_by(bridge).to_loopback().drop());
-    batch.add_rule("guard", Rule::default().enters_by(bridge).from_loopback().drop());
+    batch.add_rule(
+        "guard",
+        Rule::default().enters_by(bridge).destination_is_loopback().drop(),
+    );
+    batch.add_rule("guard", Rule::default().enters_by(bridge).source_is_loopback().drop());
 
-    batch.add_rule("prerouting", Rule::default().to_this_host().go_to(REDIRECT));
-    batch.add_rule("output", Rule::default().to_this_host().go_to(REDIRECT));
+    batch.add_rule("prerouting", Rule::default().for_this_host().go_to(REDIRECT));
+    batch.add_rule("output", Rule::default().for_this_host().go_to(REDIRECT));
     batch.add_rule(REDIRECT, Rule::default().redirect_by_address_and_port(ADDRESS_PORTS));
     batch.add_rule(REDIRECT, Rule::default().redirect_by_port(PORTS));
 
     // A pod that was asked by the host's loopback, or by a pod through a host port, answers to the bridge: sent straight
     // to the one who asked, the answer would come from an address that nobody asked.
     let onto_bridge = || Rule::default().leaves_by(bridge);
-    batch.add_rule("postrouting", onto_bridge().from_loopback().masquerade());
+    batch.add_rule("postrouting", onto_bridge().source_is_loopback().masquerade());
     batch.add_rule(
         "postrouting",
-        onto_bridge().from_set(PODS).was_redirected().masquerade(),
+        onto_bridge().source_in(PODS).was_redirected().masquerade(),
     );
-    let outward = Rule::default().leaves_not_by(bridge).from_set(PODS).not_to_set(PODS);
+    let outward = Rule::default()
+        .leaves_not_by(bridge)
+        .source_in(PODS)
+        .destination_not_in(PODS);
     batch.add_rule("postrouting", outward.masquerade());
 }
 

@@ -33,7 +33,6 @@ pub enum ChainKind {
 
 /// Types of keys and values, by their number in the `nft` program's books: a listing shows them by it.
 #[derive(Debug, Clone, Copy)]
-#[expect(clippy::enum_variant_names, reason = "the names of the kernel's documentation")]
 pub enum Type {
     Ipv4Addr = 7,
     InetProto = 12,

@@ -26,29 +26,29 @@ impl Rule {
     }
 
     /// Its source is in 127.0.0.0/8.
-    pub fn from_loopback(self) -> Self {
+    pub fn source_is_loopback(self) -> Self {
         self.load(FIRST, NETWORK_HEADER, SOURCE, 1)
             .compare(FIRST, EQUAL, &[127])
     }
 
     /// Its destination is in 127.0.0.0/8.
-    pub fn to_loopback(self) -> Self {
+    pub fn destination_is_loopback(self) -> Self {
         self.load(FIRST, NETWORK_HEADER, DESTINATION, 1)
             .compare(FIRST, EQUAL, &[127])
     }
 
     /// Its source is in a set.
-    pub fn from_set(self, set: &str) -> Self {
+    pub fn source_in(self, set: &str) -> Self {
         self.load(FIRST, NETWORK_HEADER, SOURCE, 4).look_up(set, false)
     }
 
     /// Its destination is not in a set.
-    pub fn not_to_set(self, set: &str) -> Self {
+    pub fn destination_not_in(self, set: &str) -> Self {
         self.load(FIRST, NETWORK_HEADER, DESTINATION, 4).look_up(set, true)
     }
 
     /// It is for an address of this host.
-    pub fn to_this_host(self) -> Self {
+    pub fn for_this_host(self) -> Self {
         let loaded = self.expression("fib", |fib| {
             fib.network_number(1, FIRST);
             fib.network_number(2, FIB_ADDRESS_TYPE);
