@@ -105,6 +105,7 @@ impl Inner {
         match self.clone().make_container(&plan, &folder, &sandbox, image).await {
             Ok((spec, shim, stages)) => {
                 let container = Arc::new(Container {
+                    resources: tokio::sync::watch::Sender::new(plan.config.resources.clone()),
                     plan,
                     spec,
                     folder,
@@ -345,8 +346,10 @@ impl Stage {
         let source = self.add(&mount.host_path)?;
         if mount.access == Access::RecursiveReadOnly {
             let tree = self.mounts.last().expect("just added").as_fd();
-            set_readonly(tree, true)
-                .map_err(|source| io_error("make recursively read-only", &mount.host_path, source))?;
+            set_readonly(tree, true).map_err(|source| PodError::RecursiveReadOnly {
+                path: mount.host_path.clone(),
+                source,
+            })?;
         }
         Ok(StagedMount {
             mount: mount.clone(),

@@ -45,6 +45,9 @@ pub enum PodError {
         path: PathBuf,
         source: std::io::Error,
     },
+    /// The first word is the kubelet's (cri-api `ErrRROUnsupported`).
+    #[error("RROUnsupported: make {} recursively read-only", path.display())]
+    RecursiveReadOnly { path: PathBuf, source: std::io::Error },
     #[error("container {0} did not die within the time allowed")]
     Unkillable(ContainerId),
     #[error("the command did not end within {0:?} and was killed")]
@@ -81,6 +84,7 @@ impl PodError {
             Self::SandboxNotReady(_) | Self::WrongState { .. } => ErrorKind::FailedPrecondition,
             Self::Ambiguous { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::ExecTimeout(_) | Self::Unkillable(_) => ErrorKind::DeadlineExceeded,
+            Self::RecursiveReadOnly { .. } => ErrorKind::Named,
             Self::Io { .. } | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Cgroup(e) => e.kind(),
             Self::Image(e) => e.kind(),

@@ -26,6 +26,7 @@ mod start;
 mod stop;
 mod stop_sandbox;
 mod teardown;
+mod update;
 mod watch;
 
 use std::{path::Path, sync::Arc};

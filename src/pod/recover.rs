@@ -6,7 +6,9 @@ use super::{
     Inner, PodError, Pods,
     create::init_exe,
     index::{Container, Sandbox},
-    records::{ContainerPlan, ContainerSpec, ContainerStatus, SandboxPlan, SandboxStatus},
+    records::{
+        ContainerChanges, ContainerPlan, ContainerSpec, ContainerStatus, SandboxChanges, SandboxPlan, SandboxStatus,
+    },
     start,
     teardown::chain,
 };
@@ -75,11 +77,13 @@ impl Inner {
             };
             folder.write(Name::Status, &status)?;
         }
+        let changes = folder.read::<SandboxChanges>(Name::Changes)?.unwrap_or_default();
         let (status, turn) = (tokio::sync::watch::Sender::new(status), tokio::sync::Mutex::default());
         self.index.insert_sandbox(Arc::new(Sandbox {
             plan,
             folder: folder.clone(),
             status,
+            changes: tokio::sync::watch::Sender::new(changes),
             turn,
             stages: Stages::new(),
         }));
@@ -102,7 +106,10 @@ impl Inner {
             return Ok(());
         };
         self.with.images.hold(&plan.image_id, &plan.id);
+        let changes = folder.read::<ContainerChanges>(Name::Changes)?;
+        let resources = changes.map_or_else(|| plan.config.resources.clone(), |changes| changes.resources);
         let container = Arc::new(Container {
+            resources: tokio::sync::watch::Sender::new(resources),
             plan,
             spec,
             folder: folder.clone(),

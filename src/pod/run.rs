@@ -51,6 +51,7 @@ impl Inner {
                     plan,
                     folder,
                     status,
+                    changes: tokio::sync::watch::Sender::default(),
                     turn,
                     stages,
                 }));
