@@ -358,9 +358,15 @@ impl RuntimeService for RuntimeCalls {
 
     async fn checkpoint_container(
         &self,
-        _: Request<wire::CheckpointContainerRequest>,
+        request: Request<wire::CheckpointContainerRequest>,
     ) -> Answer<wire::CheckpointContainerResponse> {
-        Err(not_built("CheckpointContainer"))
+        let (id, location, timeout) = parse::checkpoint(request.into_inner())?;
+        let pods = self.pods.clone();
+        to_its_end("CheckpointContainer", async move {
+            pods.checkpoint_container(&id, &location, timeout).await
+        })
+        .await?;
+        Ok(Response::new(wire::CheckpointContainerResponse {}))
     }
 
     async fn checkpoint_pod(&self, _: Request<wire::CheckpointPodRequest>) -> Answer<wire::CheckpointPodResponse> {

@@ -39,6 +39,11 @@ impl Snapshots {
         Ok(Self { root })
     }
 
+    /// The folder of what a container changed.
+    pub fn upper(&self, id: &ContainerId) -> PathBuf {
+        self.root.join(id.as_str()).join("upper")
+    }
+
     /// Makes a container's folder and mounts its root file system: `layers` (their `fs` folders, lowest first) under it.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     cgroup::CgroupError,
+    checkpoint::CheckpointError,
     image::ImageError,
     lockdown::LockdownError,
     model::{ContainerId, ErrorKind, SandboxId},
@@ -58,6 +59,8 @@ pub enum PodError {
     Store(#[from] StoreError),
     #[error("cgroup")]
     Cgroup(#[from] CgroupError),
+    #[error("checkpoint")]
+    Checkpoint(#[from] CheckpointError),
     #[error("image")]
     Image(#[from] ImageError),
     #[error("lockdown")]
@@ -87,6 +90,7 @@ impl PodError {
             Self::RecursiveReadOnly { .. } => ErrorKind::Named,
             Self::Io { .. } | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Cgroup(e) => e.kind(),
+            Self::Checkpoint(e) => e.kind(),
             Self::Image(e) => e.kind(),
             Self::Lockdown(e) => e.kind(),
             Self::Net(e) => e.kind(),

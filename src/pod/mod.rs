@@ -11,6 +11,7 @@
 //!
 //! A mutating call runs to its end once begun, and the same request arriving meanwhile joins it.
 
+mod checkpoint;
 mod create;
 mod error;
 mod exec;
@@ -29,7 +30,10 @@ mod teardown;
 mod update;
 mod watch;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +64,8 @@ pub struct Config {
     pub runtime_handlers: Vec<String>,
     /// Most processes and threads of one container; 0: no limit.
     pub pids_limit: i64,
+    /// The criu program, for CheckpointContainer and nothing else; it need not be there.
+    pub criu: PathBuf,
 }
 
 impl Default for Config {
@@ -68,6 +74,7 @@ impl Default for Config {
             cgroup_parent: "/inro".into(),
             runtime_handlers: vec!["inro".into()],
             pids_limit: 0,
+            criu: "/usr/sbin/criu".into(),
         }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Needs root and what `tests/run` prepares; `tests/run it NAME` runs those whose names contain NAME.
 
+mod bad_fields;
 mod bad_input;
+mod checkpoint;
 mod config;
 mod crictl_session;
 mod exec_sync;

@@ -11,7 +11,7 @@ mod update;
 pub use container::{container, resources};
 pub use filter::{container_filter, sandbox_filter};
 pub use sandbox::sandbox;
-pub use update::{pod_cidr, update_container, update_sandbox};
+pub use update::{checkpoint, pod_cidr, update_container, update_sandbox};
 
 use std::{
     path::{Component, Path, PathBuf},

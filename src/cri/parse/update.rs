@@ -1,8 +1,10 @@
-//! The calls that change what is there: UpdateContainerResources and its like.
+//! The calls that change what is there, UpdateContainerResources and its like, and the one that copies it.
+
+use std::{path::PathBuf, time::Duration};
 
 use inro_proto as wire;
 
-use super::{Parsed, container::resources, non_empty};
+use super::{Parsed, absolute, container::resources, non_empty, seconds};
 use crate::{cri::error::Fault, model::Resources};
 
 /// The container, and what is to change: zero and empty mean "as it is", `oom_score_adj` included.
@@ -36,4 +38,15 @@ pub fn update_sandbox(
 pub fn pod_cidr(request: wire::UpdateRuntimeConfigRequest) -> String {
     let network = request.runtime_config.and_then(|config| config.network_config);
     network.unwrap_or_default().pod_cidr
+}
+
+/// The container, where its checkpoint goes, and how long that may take; zero seconds are the runtime's choice.
+pub fn checkpoint(request: wire::CheckpointContainerRequest) -> Parsed<(String, PathBuf, Option<Duration>)> {
+    let id = non_empty(request.container_id, "container_id")?;
+    let location = absolute(&request.location, "location")?;
+    if location.file_name().is_none() {
+        return Err(Fault::new("location", "is not the path of a file"));
+    }
+    let timeout = seconds(request.timeout, "timeout")?;
+    Ok((id, location, Some(timeout).filter(|limit| !limit.is_zero())))
 }
