@@ -54,6 +54,11 @@ impl Snapshots {
         Ok(Self { root, layers })
     }
 
+    /// The folder of what a container changed.
+    pub fn upper(&self, id: &ContainerId) -> PathBuf {
+        self.root.join(id.as_str()).join("upper")
+    }
+
     /// Makes a container's folder and mounts its root file system: `layers` (their `fs` folders, lowest first) under it.
     ///
     /// For a user namespace the layers are id-mapped, all by one mount of the folder they share, and what the container

@@ -107,6 +107,7 @@ impl Inner {
         match self.clone().make_container(&plan, &folder, &sandbox, images).await {
             Ok((spec, shim, stages)) => {
                 let container = Arc::new(Container {
+                    resources: tokio::sync::watch::Sender::new(plan.config.resources.clone()),
                     plan,
                     spec,
                     folder,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     cgroup::CgroupError,
+    checkpoint::CheckpointError,
     image::ImageError,
     lockdown::LockdownError,
     model::{ContainerId, ErrorKind, SandboxId},
@@ -51,6 +52,9 @@ pub enum PodError {
         path: PathBuf,
         source: std::io::Error,
     },
+    /// The first word is the kubelet's (cri-api `ErrRROUnsupported`).
+    #[error("RROUnsupported: make {} recursively read-only", path.display())]
+    RecursiveReadOnly { path: PathBuf, source: std::io::Error },
     #[error("container {0} did not die within the time allowed")]
     Unkillable(ContainerId),
     #[error("the command did not end within {0:?} and was killed")]
@@ -71,6 +75,8 @@ pub enum PodError {
     Store(#[from] StoreError),
     #[error("cgroup")]
     Cgroup(#[from] CgroupError),
+    #[error("checkpoint")]
+    Checkpoint(#[from] CheckpointError),
     #[error("image")]
     Image(#[from] ImageError),
     #[error("lockdown")]
@@ -101,8 +107,10 @@ impl PodError {
             Self::TooManyStreams(_) | Self::TooSlow => ErrorKind::ResourceExhausted,
             Self::NoListener { .. } => ErrorKind::Unavailable,
             Self::ExecTimeout(_) | Self::Unkillable(_) => ErrorKind::DeadlineExceeded,
+            Self::RecursiveReadOnly { .. } => ErrorKind::Named,
             Self::Io { .. } | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Cgroup(e) => e.kind(),
+            Self::Checkpoint(e) => e.kind(),
             Self::Image(e) => e.kind(),
             Self::Lockdown(e) => e.kind(),
             Self::Net(e) => e.kind(),

@@ -12,6 +12,7 @@
 //! A mutating call runs to its end once begun, and the same request arriving meanwhile joins it.
 
 mod attach;
+mod checkpoint;
 mod connect;
 mod create;
 mod error;
@@ -30,6 +31,7 @@ mod stop;
 mod stop_sandbox;
 mod teardown;
 mod tickets;
+mod update;
 mod userns;
 mod volumes;
 mod watch;
@@ -73,6 +75,8 @@ pub struct Config {
     pub pids_limit: i64,
     /// Folders of CDI specifications; a later one wins over an earlier one.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// The criu program, for CheckpointContainer and nothing else; it need not be there.
+    pub criu: PathBuf,
 }
 
 impl Default for Config {
@@ -82,6 +86,7 @@ impl Default for Config {
             runtime_handlers: vec!["inro".into()],
             pids_limit: 0,
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            criu: "/usr/sbin/criu".into(),
         }
     }
 }

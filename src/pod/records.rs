@@ -8,8 +8,8 @@ use std::{net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    CapabilitySets, ContainerConfig, ContainerId, ContainerState, ImageId, SandboxConfig, SandboxId, SandboxState,
-    Timestamp, User,
+    CapabilitySets, ContainerConfig, ContainerId, ContainerState, ImageId, Resources, SandboxConfig, SandboxId,
+    SandboxState, Timestamp, User,
 };
 
 /// A sandbox's plan.
@@ -29,6 +29,13 @@ pub struct SandboxStatus {
     pub ips: Vec<IpAddr>,
     /// Pid of the reaper of a shared PID namespace.
     pub reaper: Option<u32>,
+}
+
+/// What UpdatePodSandboxResources said last, over the plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxChanges {
+    pub overhead: Option<Resources>,
+    pub resources: Option<Resources>,
 }
 
 /// A container's plan.
@@ -75,4 +82,10 @@ pub struct ContainerSpec {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerStatus {
     pub state: ContainerState,
+}
+
+/// What a container's limits became in place, over the plan: whole, not only what was changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerChanges {
+    pub resources: Resources,
 }

@@ -52,6 +52,7 @@ impl Inner {
                     plan,
                     folder,
                     status,
+                    changes: tokio::sync::watch::Sender::default(),
                     turn,
                     stages,
                 }));

@@ -86,7 +86,10 @@ impl Volumes<'_> {
             })?;
         }
         if mount.access == Access::RecursiveReadOnly {
-            set_readonly(tree.as_fd(), true).map_err(|source| io_error("make recursively read-only", path, source))?;
+            set_readonly(tree.as_fd(), true).map_err(|source| PodError::RecursiveReadOnly {
+                path: path.to_owned(),
+                source,
+            })?;
         }
         Ok(tree)
     }

@@ -118,7 +118,7 @@ pub fn resources(resources: Option<wire::LinuxContainerResources>, field: &str) 
     }
     let mut hugepage_limits = std::collections::BTreeMap::new();
     for limit in wire.hugepage_limits {
-        if !limit.page_size.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        if limit.page_size.is_empty() || !limit.page_size.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(Fault::new(
                 format!("{field}.hugepage_limits"),
                 format!("{:?} is not a page size", limit.page_size),
@@ -129,15 +129,32 @@ pub fn resources(resources: Option<wire::LinuxContainerResources>, field: &str) 
             hugepage_limits.insert(limit.page_size, limit.limit);
         }
     }
-    let memory = |value: i64| (value != 0).then_some(value);
+    let memory = |value: i64, name: &str| match value {
+        0 => Ok(None),
+        value if value >= -1 => Ok(Some(value)),
+        value => Err(Fault::new(
+            format!("{field}.{name}"),
+            format!("{value} is neither a size nor -1, which is no limit"),
+        )),
+    };
+    let memory_limit_bytes = memory(wire.memory_limit_in_bytes, "memory_limit_in_bytes")?;
+    let memory_swap_limit_bytes = memory(wire.memory_swap_limit_in_bytes, "memory_swap_limit_in_bytes")?;
+    if let (Some(limit), Some(sum @ 1..)) = (memory_limit_bytes, memory_swap_limit_bytes)
+        && (limit < 0 || sum < limit)
+    {
+        return Err(Fault::new(
+            format!("{field}.memory_swap_limit_in_bytes"),
+            format!("{sum} is memory and swap together, and less than the memory limit"),
+        ));
+    }
     Ok(Resources {
-        cpu_quota_us: memory(wire.cpu_quota),
+        cpu_quota_us: (wire.cpu_quota != 0).then_some(wire.cpu_quota),
         cpu_period_us: positive(wire.cpu_period, "cpu_period")?,
         cpu_shares: positive(wire.cpu_shares, "cpu_shares")?,
         cpuset_cpus: list(wire.cpuset_cpus, "cpuset_cpus")?,
         cpuset_mems: list(wire.cpuset_mems, "cpuset_mems")?,
-        memory_limit_bytes: memory(wire.memory_limit_in_bytes),
-        memory_swap_limit_bytes: memory(wire.memory_swap_limit_in_bytes),
+        memory_limit_bytes,
+        memory_swap_limit_bytes,
         oom_score_adj: Some(adj.ok_or_else(|| {
             Fault::new(
                 format!("{field}.oom_score_adj"),

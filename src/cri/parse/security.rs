@@ -225,6 +225,23 @@ fn named(profile: wire::SecurityProfile, field: &str) -> Parsed<Profile> {
     }
 }
 
+/// The users and groups of a sandbox: no process of ours runs as them, but what is no id is no id.
+pub fn ids(context: &wire::LinuxSandboxSecurityContext) -> Parsed<()> {
+    let field = |name: &str| format!("{CONTEXT}.{name}");
+    for (value, name) in [
+        (&context.run_as_user, "run_as_user"),
+        (&context.run_as_group, "run_as_group"),
+    ] {
+        if let Some(value) = value {
+            id(value.value, &field(name))?;
+        }
+    }
+    for group in &context.supplemental_groups {
+        id(*group, &field("supplemental_groups"))?;
+    }
+    Ok(())
+}
+
 fn id(value: i64, field: &str) -> Parsed<u32> {
     u32::try_from(value)
         .ok()

@@ -214,7 +214,7 @@ fn tables() -> BTreeSet<String> {
     listing
         .lines()
         .map(str::to_owned)
-        .filter(|table| !table.ends_with(" inro"))
+        .filter(|table| !table.ends_with(" inro0"))
         .collect()
 }
 
