@@ -8,6 +8,7 @@ mod image_service;
 mod parse;
 mod render;
 mod runtime_service;
+mod streaming;
 
 use inro_proto::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
 use tokio::net::UnixListener;
@@ -24,7 +25,8 @@ use runtime_service::RuntimeCalls;
 /// Most bytes of a message, both ways: one image with large labels makes a list long.
 const MOST_MESSAGE: usize = 32 << 20;
 
-/// Serves until `stop` resolves; calls under way are finished.
+/// Serves until `stop` resolves; calls under way are finished. `stream_url` is where streaming calls are redeemed, without
+/// a slash at its end; `None`: nowhere.
 ///
 /// # Errors
 /// Those of the listener.
@@ -32,11 +34,13 @@ pub async fn serve(
     listener: UnixListener,
     pods: Pods,
     images: Images,
+    stream_url: Option<String>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let runtime = RuntimeServiceServer::new(RuntimeCalls {
         pods,
         images: images.clone(),
+        stream_url,
     })
     .max_decoding_message_size(MOST_MESSAGE)
     .max_encoding_message_size(MOST_MESSAGE);

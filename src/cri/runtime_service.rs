@@ -15,6 +15,8 @@ use crate::{image::Images, pod::Pods};
 pub struct RuntimeCalls {
     pub pods: Pods,
     pub images: Images,
+    /// Where streaming calls are redeemed.
+    pub stream_url: Option<String>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -289,16 +291,16 @@ impl RuntimeService for RuntimeCalls {
         Err(not_built("UpdateContainerResources"))
     }
 
-    async fn exec(&self, _: Request<wire::ExecRequest>) -> Answer<wire::ExecResponse> {
-        Err(not_built("Exec"))
+    async fn exec(&self, request: Request<wire::ExecRequest>) -> Answer<wire::ExecResponse> {
+        self.exec_url(request.into_inner()).map(Response::new)
     }
 
-    async fn attach(&self, _: Request<wire::AttachRequest>) -> Answer<wire::AttachResponse> {
-        Err(not_built("Attach"))
+    async fn attach(&self, request: Request<wire::AttachRequest>) -> Answer<wire::AttachResponse> {
+        self.attach_url(request.into_inner()).map(Response::new)
     }
 
-    async fn port_forward(&self, _: Request<wire::PortForwardRequest>) -> Answer<wire::PortForwardResponse> {
-        Err(not_built("PortForward"))
+    async fn port_forward(&self, request: Request<wire::PortForwardRequest>) -> Answer<wire::PortForwardResponse> {
+        self.port_forward_url(request.into_inner()).map(Response::new)
     }
 
     async fn container_stats(&self, _: Request<wire::ContainerStatsRequest>) -> Answer<wire::ContainerStatsResponse> {

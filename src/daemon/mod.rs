@@ -89,7 +89,7 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
         tracing::warn!(%error, "cannot tell the service manager");
     }
     let (stop, stopping) = tokio::sync::oneshot::channel();
-    let server = tokio::spawn(cri::serve(listener, pods, images, async move {
+    let server = tokio::spawn(cri::serve(listener, pods, images, None, async move {
         let _ = stopping.await;
     }));
     tokio::select! {

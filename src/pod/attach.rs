@@ -1,28 +1,23 @@
 //! Attach: to the streams of a container's first process.
 
-use super::{
-    Control, Input, Output, PodError, Pods, Session, Streams,
-    tickets::{check_streams, check_tty, running},
-};
+use super::{Control, Input, Output, PodError, Pods, Session, Streams, tickets::running};
 use crate::{
     model::ContainerId,
     shim::{Shim, Wanted},
 };
 
 impl Pods {
-    /// Attaches a client, beside any others: it sees all that the container prints from now on. Input for a container
+    /// Attaches a client, as it was promised, beside any others: it sees all that the container prints from now on. Input for a container
     /// that has no stdin is dropped, as both peers do. Source: CRI Attach.
     ///
     /// A client that reads slowly slows the container down to a mebibyte a second at worst; a slower one, or one that
     /// has stopped, is dismissed after a second (`patience` in the shim's library). The log is never short of anything.
     ///
     /// # Errors
-    /// As [`Pods::promise`]; [`PodError::Shim`] when the container has just ended, or too many clients are attached.
+    /// [`PodError::NoContainer`]; [`PodError::WrongState`] when it does not run any more; [`PodError::Shim`] when the container has just ended, or too many clients are attached.
     pub async fn attach(&self, id: &ContainerId, streams: Streams) -> Result<Session, PodError> {
-        check_streams(streams)?;
         let container = self.inner.index.container(id.as_str())?;
         running(&container)?;
-        check_tty(&container, streams)?;
         // A connection of its own: the shim sees the client's end as this connection's, however it comes.
         let shim = Shim::connect(container.folder.path())?;
         let attached = shim

@@ -18,7 +18,7 @@ use super::{
     index::Container,
     pins::io_error,
     session::{Closing, Terminal, UntilExit},
-    tickets::{check_command, check_streams, running},
+    tickets::{check_command, running},
 };
 use crate::{
     model::ContainerId,
@@ -87,13 +87,11 @@ impl Pods {
         })
     }
 
-    /// Runs a command in a container, with streams. What was not asked for is `/dev/null`. Source: CRI Exec.
+    /// Runs a command in a container, with streams, as it was promised. What was not asked for is `/dev/null`. Source: CRI Exec.
     ///
     /// # Errors
-    /// As [`Pods::promise`]; [`PodError::Zygote`] naming the program that cannot be executed.
+    /// [`PodError::NoContainer`]; [`PodError::WrongState`] when it does not run any more; [`PodError::Zygote`] naming the program that cannot be executed.
     pub async fn exec(&self, id: &ContainerId, command: Vec<String>, streams: Streams) -> Result<Session, PodError> {
-        check_streams(streams)?;
-        check_command(&command)?;
         let container = self.inner.index.container(id.as_str())?;
         if streams.tty {
             self.exec_in_terminal(&container, command, streams).await

@@ -119,7 +119,7 @@ impl Pods {
 }
 
 /// A terminal has one output, and a call without any stream is a mistake. Source: CRI `ExecRequest`, `AttachRequest`.
-pub(super) fn check_streams(streams: Streams) -> Result<(), PodError> {
+fn check_streams(streams: Streams) -> Result<(), PodError> {
     let invalid = |field, why: &str| Err(PodError::Invalid { field, why: why.into() });
     if streams.tty && streams.stderr {
         return invalid(
@@ -151,7 +151,7 @@ pub(super) fn check_command(command: &[String]) -> Result<(), PodError> {
 }
 
 /// Source: CRI `AttachRequest.tty`: "must match the TTY setting in the ContainerConfig".
-pub(super) fn check_tty(container: &Container, streams: Streams) -> Result<(), PodError> {
+fn check_tty(container: &Container, streams: Streams) -> Result<(), PodError> {
     let has = container.plan.config.stdio.tty;
     if streams.tty == has {
         return Ok(());

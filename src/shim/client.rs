@@ -164,8 +164,8 @@ impl Shim {
             Some(fd) => {
                 self.input.put(watch(fd, Interest::WRITABLE).map_err(failed)?);
                 Some(Input {
-                    slot: self.input.clone(),
-                    connection: self.socket.clone(),
+                    slot: Arc::downgrade(&self.input),
+                    connection: Arc::downgrade(&self.socket),
                 })
             }
             None => None,

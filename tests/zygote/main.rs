@@ -1,6 +1,7 @@
 //! The zygote against the real kernel: containers made of one busybox on a tmpfs. Needs root, cgroup v1 controllers
 //! and a static busybox; skips with a reason without them.
 
+mod attach;
 mod create;
 mod exec;
 mod pods;

@@ -4,12 +4,14 @@ mod container;
 mod filter;
 mod sandbox;
 mod security;
+mod stream;
 #[cfg(test)]
 mod test;
 
 pub use container::{container, resources};
 pub use filter::{container_filter, sandbox_filter};
 pub use sandbox::sandbox;
+pub use stream::{attach, exec, port_forward};
 
 use std::path::{Component, Path, PathBuf};
 

@@ -253,3 +253,25 @@ fn signals_have_their_numbers() {
         assert!(of(signal).is_some(), "{signal:?}");
     }
 }
+
+#[test]
+fn streaming_calls_name_their_field() {
+    let forward = |sandbox: &str, port: Vec<i32>| {
+        let parsed = port_forward(wire::PortForwardRequest {
+            pod_sandbox_id: sandbox.into(),
+            port,
+        });
+        parsed.map_err(|fault| fault.field)
+    };
+    assert_eq!(forward("s", vec![]), Ok(("s".into(), vec![])));
+    assert_eq!(forward("s", vec![1, 65535]), Ok(("s".into(), vec![1, 65535])));
+    assert_eq!(forward("", vec![]).unwrap_err(), "pod_sandbox_id");
+    for port in [0, -1, 65536, i32::MAX] {
+        assert_eq!(forward("s", vec![80, port]).unwrap_err(), "port[1]");
+    }
+    assert_eq!(exec(wire::ExecRequest::default()).unwrap_err().field, "container_id");
+    assert_eq!(
+        attach(wire::AttachRequest::default()).unwrap_err().field,
+        "container_id"
+    );
+}
