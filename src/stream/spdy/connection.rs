@@ -132,7 +132,7 @@ impl Receiver {
     }
 
     fn opened(&mut self, stream: u32, headers: Headers, fin: bool) -> Event {
-        if stream % 2 == 0 || stream <= self.last {
+        if stream.is_multiple_of(2) || stream <= self.last {
             return Event::Refused {
                 stream,
                 status: status::PROTOCOL_ERROR,
