@@ -128,6 +128,7 @@ impl Receiver {
             // An even number is the answer to a ping of ours, and we send none.
             Frame::Ping { id } => (id % 2 == 1).then_some(Event::Ping { id }),
             Frame::GoAway { .. } => Some(Event::GoAway),
+            Frame::NoSettings => None,
         })
     }
 

@@ -4,7 +4,7 @@
 //! control  |1| version 15 | type 16 | flags 8 | length 24 | payload
 //! data     |0| stream 31            | flags 8 | length 24 | payload
 //! ```
-//! What a server of ours has no use for is skipped: SETTINGS and WINDOW_UPDATE (the clients' library neither sends the
+//! What a server of ours has no use for is skipped: SETTINGS (sent empty, as a sign of life) and WINDOW_UPDATE (the clients' library neither sends the
 //! latter nor obeys it), CREDENTIAL, and types nobody has defined. Source: SPDY draft 3.1, section 2.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -38,6 +38,8 @@ pub enum Frame {
         fin: bool,
         block: Bytes,
     },
+    /// A SETTINGS frame without any; never read.
+    NoSettings,
     /// Only the last piece of a frame carries its `fin`.
     Data {
         stream: u32,
@@ -213,6 +215,10 @@ impl Frame {
                 control(out, PING, false, 4);
                 out.put_u32(*id);
             }
+            Frame::NoSettings => {
+                control(out, SETTINGS, false, 4);
+                out.put_u32(0);
+            }
             Frame::Data { stream, fin, bytes } => {
                 let (mut rest, mut begun) = (&bytes[..], false);
                 while !begun || !rest.is_empty() {
@@ -259,6 +265,7 @@ const LOW_24: u32 = 0x00ff_ffff;
 const SYN_STREAM: u16 = 1;
 const SYN_REPLY: u16 = 2;
 const RST_STREAM: u16 = 3;
+const SETTINGS: u16 = 4;
 const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 const HEADERS: u16 = 8;
@@ -354,7 +361,10 @@ mod test {
         let settings = [0x80, 3, 0, 4, 0, 0, 0, 12, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 100];
         let window = [0x80, 3, 0, 9, 0, 0, 0, 8, 0, 0, 0, 1, 0, 1, 0, 0];
         let ping = [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1];
-        assert_eq!(decode(&[&settings, &window, &ping]).unwrap(), [Frame::Ping { id: 1 }]);
+        let mut none = BytesMut::new();
+        Frame::NoSettings.put(&mut none);
+        let frames = decode(&[&settings, &window, &none, &ping]).unwrap();
+        assert_eq!(frames, [Frame::Ping { id: 1 }]);
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub enum Outgoing {
         id: u32,
     },
     Pong(Bytes),
-    /// Unasked for: the client hears of us although we do not read its pings, for its stdin is stuck before them.
+    /// Means nothing and wants no answer. To a client whose bytes we do not read it says that we live, which its pings
+    /// stuck behind them cannot find out; and the system of a client that is gone answers it with a reset.
     StillHere,
     /// Nothing comes after it.
     Goodbye,
@@ -230,7 +231,9 @@ impl Encoder {
                 last: EVERY_STREAM,
                 status: 0,
             },
-            Outgoing::Pong(_) | Outgoing::StillHere => return,
+            // Not a ping: the library would hold up everything else until its answer is written.
+            Outgoing::StillHere => Frame::NoSettings,
+            Outgoing::Pong(_) => return,
         };
         frame.put(out);
     }
