@@ -13,7 +13,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("shim");
     let target = env::var("TARGET").expect("cargo sets it");
     let cargo = env::var_os("CARGO").expect("cargo sets it");
-    let flags = [
+    let mut flags = vec![
         "-Cpanic=abort",
         "-Crelocation-model=static",
         "-Ctarget-feature=+crt-static",
@@ -25,6 +25,10 @@ fn main() {
         "-Clink-arg=-Wl,--build-id=none,-z,noseparate-code,-z,norelro,--gc-sections",
         "-Cforce-unwind-tables=no",
     ];
+    if target == "x86_64-unknown-linux-gnu" {
+        // Its default linker is the toolchain's own lld, which `link-self-contained=no` takes away.
+        flags.push("-Clinker-features=-lld");
+    }
     let status = Command::new(cargo)
         .current_dir(&root)
         .args([

@@ -7,10 +7,11 @@
 //! | assembly | [`cli`] [`daemon`] [`config`] |
 //! | faces | [`cri`] [`stream`] |
 //! | domain | [`pod`] |
-//! | mechanisms | [`spec`] [`lockdown`] [`cgroup`] [`net`] [`image`] [`zygote`] [`shim`] [`store`] |
+//! | mechanisms | [`spec`] [`lockdown`] [`cgroup`] [`net`] [`image`] [`zygote`] [`shim`] [`store`] [`checkpoint`] |
 //! | ground | [`model`] [`sys`] [`durable`] |
 
 pub mod cgroup;
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod cri;

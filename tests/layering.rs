@@ -9,7 +9,17 @@ use std::{
 /// From the ground up; a module uses lower rows only.
 const ROWS: [&[&str]; 5] = [
     &["model", "sys", "durable"],
-    &["spec", "lockdown", "cgroup", "net", "image", "zygote", "shim", "store"],
+    &[
+        "spec",
+        "lockdown",
+        "cgroup",
+        "net",
+        "image",
+        "zygote",
+        "shim",
+        "store",
+        "checkpoint",
+    ],
     &["pod"],
     &["cri", "stream", "metrics"],
     &["cli", "daemon", "config"],
@@ -34,7 +44,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("procfs", &["cgroup", "sys"]),
     ("clap", &["cli"]),
     ("landlock", &["image"]),
-    ("tar", &["image", "cli"]),
+    ("tar", &["image", "cli", "checkpoint"]),
+    ("yaml_rust2", &["spec"]),
     ("zstd", &["image"]),
 ];
 

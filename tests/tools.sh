@@ -1,11 +1,13 @@
 #!/bin/bash
-# Installs what the tests need, once: Debian packages, the musl target, and
-# crictl and critest of one pinned release. Doing it again costs a second.
+# Installs what the tests need, once: Debian packages, the musl target, crictl
+# and critest of one pinned release, and the ginkgo that critest runs its specs
+# in parallel with, and cargo-deny. Doing it again costs a second.
 #
-#   tests/tools.sh [DIR]     the two programs land in DIR (default target/tools)
+#   tests/tools.sh [DIR]     the programs land in DIR (default target/tools)
 set -euo pipefail
 
-cri_tools=v1.36.0
+cri_tools=v1.37.0
+cargo_deny=0.20.2
 repo=$(cd "$(dirname "$0")/.." && pwd)
 tools=$(realpath -m "${1:-${CARGO_TARGET_DIR:-$repo/target}/tools}")
 
@@ -21,8 +23,13 @@ main() {
     packages
     target
     mkdir -p "$tools"
-    if [ "$(cat "$tools/version" 2>/dev/null)" != "$cri_tools" ]; then
+    if [ "$(cat "$tools/version" 2>/dev/null)" != "$cri_tools" ] || [ ! -e "$tools/ginkgo" ]; then
         cri_tools
+    fi
+    if ! command -v cargo-deny >/dev/null && [ ! -e "$tools/bin/cargo-deny" ]; then
+        echo "tools: building cargo-deny $cargo_deny (some minutes)"
+        CARGO_TARGET_DIR=$tools/deny-build cargo install --quiet --locked --root "$tools" --version "$cargo_deny" cargo-deny
+        rm -rf "$tools/deny-build"
     fi
 }
 
@@ -71,9 +78,12 @@ cri_tools() {
         # A scratch module: a module proxy may refuse what `go install PKG@VERSION` asks first.
         go get "sigs.k8s.io/cri-tools@$cri_tools" \
             "sigs.k8s.io/cri-tools/cmd/crictl@$cri_tools" "sigs.k8s.io/cri-tools/cmd/critest@$cri_tools" >/dev/null 2>&1
+        go get github.com/onsi/ginkgo/v2/ginkgo >/dev/null 2>&1
         local stamp="-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=${cri_tools#v}"
         nice go build -trimpath -ldflags "$stamp" -o "$tools/crictl" sigs.k8s.io/cri-tools/cmd/crictl
         nice go test -c -trimpath -ldflags "$stamp" -o "$tools/critest" sigs.k8s.io/cri-tools/cmd/critest
+        # Of the version that critest is built with: the two talk to each other.
+        nice go build -trimpath -ldflags "-s -w" -o "$tools/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
         # Where its sources are: the images' script reads what they must be called.
         go list -m -f '{{.Dir}}' sigs.k8s.io/cri-tools >"$tools/critest.src"
     )

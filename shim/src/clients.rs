@@ -16,12 +16,15 @@ use rustix::{
     },
 };
 
-use crate::attached::{Attached, Output};
+use crate::{
+    attached::{Attached, Output},
+    clock::now_ms,
+};
 
 /// Connections beyond this are closed at once.
-pub const MOST: usize = 20;
+pub const MOST: usize = 16;
 /// Attached ones among them; the rest is for daemons.
-const MOST_ATTACHED: usize = 16;
+const MOST_ATTACHED: usize = 12;
 
 /// A connection, and what it was attached to.
 pub struct Client {
@@ -117,7 +120,7 @@ impl Clients {
     }
 
     /// Looks for room for more of a stream. Answers whether there is room with everyone who is attached to it.
-    pub fn room(&mut self, stream: Stream, now: i64) -> bool {
+    pub fn room(&mut self, stream: Stream) -> bool {
         let Some(any) = self.outputs(stream).next() else {
             return true;
         };
@@ -131,6 +134,7 @@ impl Clients {
         if poll(&mut fds, Some(&at_once)).is_err() {
             return true;
         }
+        let now = now_ms();
         let room: [bool; MOST] = fds.map(|fd| !fd.revents().is_empty());
         for (slot, room) in self.slots.iter_mut().zip(room) {
             if output(slot, stream).is_some()
@@ -172,14 +176,18 @@ impl Clients {
     }
 
     /// Milliseconds until somebody's patience is over.
-    pub fn patience_ms(&self, now: i64) -> Option<i64> {
+    pub fn patience_ms(&self) -> Option<i64> {
+        self.attached().next()?;
+        let now = now_ms();
         self.attached()
             .filter_map(|attached| attached.patience.left_ms(now))
             .min()
     }
 
     /// The next client that read too slowly, told so.
-    pub fn too_slow(&self, now: i64) -> Option<usize> {
+    pub fn too_slow(&self) -> Option<usize> {
+        self.attached().next()?;
+        let now = now_ms();
         let slow = |attached: &Attached| attached.lost || attached.patience.left_ms(now) == Some(0);
         let at = (0..MOST).find(|&at| {
             let client = self.slots[at].as_ref();

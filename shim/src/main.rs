@@ -7,6 +7,7 @@
 
 mod attached;
 mod clients;
+mod clock;
 mod memory;
 mod raw;
 mod sink;

@@ -20,19 +20,27 @@ pub fn inherited(number: i32) -> OwnedFd {
 /// One stream's bytes that are not in the log yet.
 pub type Buffer = [u8; PIECE];
 
-struct Buffers(UnsafeCell<[Buffer; 2]>);
+/// The flag first: it shares a page with the linker's own data, which is touched anyway; after the buffers it would have
+/// a page for itself.
+#[repr(C)]
+struct Buffers {
+    taken: AtomicBool,
+    both: UnsafeCell<[Buffer; 2]>,
+}
 // SAFETY: there is one thread, and `buffers` hands them out once.
 unsafe impl Sync for Buffers {}
 
 /// In .bss, so that a quiet container's buffers never become pages.
-static BUFFERS: Buffers = Buffers(UnsafeCell::new([[0; PIECE]; 2]));
-static TAKEN: AtomicBool = AtomicBool::new(false);
+static BUFFERS: Buffers = Buffers {
+    taken: AtomicBool::new(false),
+    both: UnsafeCell::new([[0; PIECE]; 2]),
+};
 
 /// The two buffers; the second call ends the program.
 pub fn buffers() -> &'static mut [Buffer; 2] {
-    if TAKEN.swap(true, Ordering::Relaxed) {
+    if BUFFERS.taken.swap(true, Ordering::Relaxed) {
         exit(101);
     }
     // SAFETY: the flag makes this the only reference.
-    unsafe { &mut *BUFFERS.0.get() }
+    unsafe { &mut *BUFFERS.both.get() }
 }

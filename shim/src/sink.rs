@@ -69,11 +69,6 @@ fn advance<'a, 'b>(slices: &'a mut [IoSlice<'b>], mut written: usize) -> &'a mut
     rest
 }
 
-pub fn monotonic_ms() -> i64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
-}
-
 /// A stream: where it is read, and what was read but is no entry yet.
 pub struct Source {
     pub fd: OwnedFd,
@@ -96,7 +91,7 @@ impl Source {
     /// as long as that client's patience lasts. Answers false at the end of the stream.
     pub fn pump(&mut self, log: &mut Log, clients: &mut Clients) -> bool {
         for _ in 0..TURNS {
-            if !clients.room(self.stream, monotonic_ms()) {
+            if !clients.room(self.stream) {
                 return true;
             }
             match read(self.fd.as_fd(), &mut self.pending[self.filled..]) {

@@ -22,15 +22,16 @@ use rustix::{
 use crate::{
     attached::Attached,
     clients::{Clients, Heard, MOST, output, receive_console},
+    clock::now_ms,
     memory, raw,
-    sink::{Log, Source, monotonic_ms},
+    sink::{Log, Source},
 };
 
 /// Milliseconds that the streams may stay open after init's end; the daemon kills what holds them long before.
 const DRAIN: i64 = 5000;
 /// Milliseconds until a record that could not be written is tried again.
 const RETRY: i64 = 100;
-/// Place of the first client among the polled descriptors; each has three.
+/// Place of the first client among the polled descriptors; each has two.
 const FIRST_CLIENT: usize = 6;
 
 struct Supervisor {
@@ -149,13 +150,12 @@ impl Supervisor {
 
     /// Sleeps until something is ready.
     fn wait(&self) -> Ready {
-        let now = monotonic_ms();
         let own = match (&self.unrecorded, self.drain_until) {
             (Some(_), _) => Some(RETRY),
-            (None, Some(until)) => Some((until - now).max(0)),
+            (None, Some(until)) => Some((until - now_ms()).max(0)),
             (None, None) => None,
         };
-        let timeout = [own, self.clients.patience_ms(now)].into_iter().flatten().min();
+        let timeout = [own, self.clients.patience_ms()].into_iter().flatten().min();
         let timeout = timeout.map(|ms| Timespec {
             tv_sec: ms / 1000,
             tv_nsec: ms % 1000 * 1_000_000,
@@ -167,7 +167,7 @@ impl Supervisor {
         // A held stream is not read; the room of those it waits for is watched instead.
         let out = self.stdout.as_ref().filter(|_| !out_held);
         let err = self.stderr.as_ref().filter(|_| !err_held);
-        let mut fds: [PollFd<'_>; FIRST_CLIENT + 3 * MOST] = core::array::from_fn(|at| match at {
+        let mut fds: [PollFd<'_>; FIRST_CLIENT + 2 * MOST] = core::array::from_fn(|at| match at {
             0 => watch(Some(self.listener.as_fd())),
             1 => watch(Some(self.children.as_fd())),
             2 => watch(self.announcement.as_ref().map(AsFd::as_fd)),
@@ -175,15 +175,14 @@ impl Supervisor {
             4 => watch(err.map(|source| source.fd.as_fd())),
             5 => watch(self.console.as_ref().map(AsFd::as_fd)),
             _ => {
-                let slot = &self.clients.slots[(at - FIRST_CLIENT) / 3];
-                let full = |stream| {
-                    let output = output(slot, stream).filter(|output| output.full);
+                let slot = &self.clients.slots[(at - FIRST_CLIENT) / 2];
+                if (at - FIRST_CLIENT).is_multiple_of(2) {
+                    watch(slot.as_ref().map(|client| client.fd.as_fd()))
+                } else {
+                    // If both of its outputs are full, the other one's turn comes when this one has room.
+                    let full = |stream| output(slot, stream).filter(|output| output.full);
+                    let output = full(Stream::Stdout).or(full(Stream::Stderr));
                     poll_for(output.map(|output| output.fd.as_fd()), PollFlags::OUT, idle)
-                };
-                match (at - FIRST_CLIENT) % 3 {
-                    0 => watch(slot.as_ref().map(|client| client.fd.as_fd())),
-                    1 => full(Stream::Stdout),
-                    _ => full(Stream::Stderr),
                 }
             }
         });
@@ -198,7 +197,7 @@ impl Supervisor {
             stdout: self.stdout.is_some() && (out_held || ready(3)),
             stderr: self.stderr.is_some() && (err_held || ready(4)),
             console: self.console.is_some() && ready(5),
-            clients: core::array::from_fn(|at| self.clients.slots[at].is_some() && ready(FIRST_CLIENT + 3 * at)),
+            clients: core::array::from_fn(|at| self.clients.slots[at].is_some() && ready(FIRST_CLIENT + 2 * at)),
         }
     }
 
@@ -268,7 +267,7 @@ impl Supervisor {
         {
             self.unrecorded = None;
             self.clients.announce(Reply::Exited);
-            self.drain_until = Some(monotonic_ms() + DRAIN);
+            self.drain_until = Some(now_ms() + DRAIN);
         }
     }
 
@@ -314,7 +313,7 @@ impl Supervisor {
 
     /// Parts with clients whose patience is over; the streams go on without them.
     fn dismiss_slow(&mut self) {
-        while let Some(at) = self.clients.too_slow(monotonic_ms()) {
+        while let Some(at) = self.clients.too_slow() {
             self.close(at);
         }
     }
@@ -337,7 +336,7 @@ impl Supervisor {
         let Some(until) = self.drain_until else { return };
         if self.stdout.is_none() && self.stderr.is_none() {
             self.happen(Event::StreamsClosed);
-        } else if monotonic_ms() >= until {
+        } else if now_ms() >= until {
             self.happen(Event::DrainOver);
         }
     }

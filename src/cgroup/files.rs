@@ -68,6 +68,23 @@ pub fn processes(folder: &Path, pids: &mut Vec<u32>) -> Result<(), CgroupError> 
     Ok(())
 }
 
+/// The number behind `key` in a file of `key number` lines; none is 0.
+pub fn count(file: &Path, key: &str) -> Result<u64, CgroupError> {
+    let text = read(file)?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    let found = lines.find(|(name, _)| *name == key);
+    Ok(found.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0))
+}
+
+/// The sum of [`count`] over a folder and those below it.
+pub fn count_below(folder: &Path, file: &str, key: &str) -> Result<u64, CgroupError> {
+    let own = count(&folder.join(file), key)?;
+    let below = children(folder).unwrap_or_default();
+    // One that goes meanwhile is none.
+    let counts = below.iter().map(|child| count_below(child, file, key).unwrap_or(0));
+    Ok(own + counts.sum::<u64>())
+}
+
 /// Removes `folder` and all below it, deepest first. One that is gone is no error.
 pub fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_dir(folder) {

@@ -84,6 +84,19 @@ impl Hierarchy {
         }
     }
 
+    /// A host of v1 with one mount for each controller.
+    #[cfg(test)]
+    pub fn v1_of(controllers: &[&str]) -> Self {
+        let mounts = controllers.iter().map(|name| Mount {
+            name: (*name).to_owned(),
+            root: Path::new("/c").join(name),
+            controllers: vec![(*name).to_owned()],
+        });
+        Self::V1 {
+            mounts: mounts.collect(),
+        }
+    }
+
     /// The root of the hierarchy that has a v1 controller.
     pub fn controller(&self, name: &str) -> Option<PathBuf> {
         let Self::V1 { mounts } = self else { return None };

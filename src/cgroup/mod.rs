@@ -4,6 +4,7 @@
 //! are written directly: a limit is one write, and what libcgroups would add is a parse of mountinfo for each call and
 //! a pid in `cgroup.procs`, which waits for an RCU grace period (`docs/decisions/0002-cgroups.md`).
 
+mod change;
 mod files;
 mod hierarchy;
 mod limits;
@@ -19,11 +20,17 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::model::{DeviceRule, ErrorKind, Resources};
+use crate::{
+    model::{DeviceRule, ErrorKind, Resources},
+    sys::oom,
+};
 use hierarchy::Hierarchy;
 
 /// How long the processes of a removed cgroup may take to die.
 const DEATH: Duration = Duration::from_secs(5);
+
+/// How often a cgroup's processes are gone through for ones that were forked meanwhile.
+const PASSES: u32 = 16;
 
 /// Why a cgroup could not be made, limited or removed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +50,14 @@ pub enum CgroupError {
     },
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: String },
+    #[error("{field}: the kernel does not take {value:?}")]
+    Refused {
+        field: &'static str,
+        value: String,
+        source: io::Error,
+    },
+    #[error("{field}: {limit} bytes are less than the {used} in use")]
+    InUse { field: &'static str, limit: u64, used: u64 },
     #[error("cgroup path {0:?} is not absolute or has `..` in it")]
     BadPath(String),
     #[error("processes in {} do not die", path.display())]
@@ -55,10 +70,8 @@ impl CgroupError {
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoController { .. } => ErrorKind::FailedPrecondition,
-            Self::Invalid { .. } | Self::BadPath(_) => ErrorKind::InvalidArgument,
-            // A value that the kernel refuses is the client's.
-            Self::Io { source, .. } if source.raw_os_error() == Some(libc::EINVAL) => ErrorKind::InvalidArgument,
+            Self::NoController { .. } | Self::InUse { .. } => ErrorKind::FailedPrecondition,
+            Self::Invalid { .. } | Self::Refused { .. } | Self::BadPath(_) => ErrorKind::InvalidArgument,
             _ => ErrorKind::Internal,
         }
     }
@@ -94,17 +107,40 @@ impl Cgroups {
     pub fn create(&self, path: &str, resources: &Resources, rules: &[DeviceRule]) -> Result<(), CgroupError> {
         check_path(path)?;
         self.hierarchy.make(path)?;
-        limits::apply(&self.hierarchy, path, resources)?;
+        change::set(&self.hierarchy, path, resources)?;
         limits::apply_devices(&self.hierarchy, path, rules)
     }
 
-    /// Changes limits in place.
+    /// Changes limits in place: all that `resources` names, or none.
     ///
     /// # Errors
-    /// As [`Cgroups::create`].
+    /// [`CgroupError::InUse`] when memory would shrink below what is in use, else as [`Cgroups::create`].
     pub fn update(&self, path: &str, resources: &Resources) -> Result<(), CgroupError> {
         check_path(path)?;
-        limits::apply(&self.hierarchy, path, resources)
+        change::change(&self.hierarchy, path, resources)
+    }
+
+    /// Sets `oom_score_adj` of every process in the cgroup and below it. Where this node forbids to lower it, a process
+    /// gets the lowest that is allowed, as with a new container.
+    ///
+    /// # Errors
+    /// [`CgroupError::Io`].
+    pub fn set_oom_score_adj(&self, path: &str, score: i32) -> Result<(), CgroupError> {
+        // A process that is forked meanwhile has its parent's old score: looked for until nothing is left to change.
+        for _ in 0..PASSES {
+            let mut changed = false;
+            for pid in self.processes(path)? {
+                changed |= oom::set_score_adj(pid, score).map_err(|source| CgroupError::Io {
+                    action: "write",
+                    path: format!("/proc/{pid}/oom_score_adj").into(),
+                    source,
+                })?;
+            }
+            if !changed {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The opened `tasks` file of each v1 hierarchy: a thread that writes `0` into one moves itself.
@@ -214,21 +250,18 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Io`].
     pub fn oom_kills(&self, path: &str) -> Result<u64, CgroupError> {
-        let file = match &*self.hierarchy {
-            Hierarchy::V2 { root } => below(root, path).join("memory.events"),
+        match &*self.hierarchy {
+            // Counts what is below as well.
+            Hierarchy::V2 { root } => files::count(&below(root, path).join("memory.events"), "oom_kill"),
             Hierarchy::V1 { .. } => match self.hierarchy.controller("memory") {
-                Some(root) => below(&root, path).join("memory.oom_control"),
-                None => return Ok(0),
+                Some(root) => files::count_below(&below(&root, path), "memory.oom_control", "oom_kill"),
+                None => Ok(0),
             },
-        };
-        let text = files::read(&file)?;
-        Ok(text
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
-            .unwrap_or(0))
+        }
     }
 
-    /// The folders that a container's own /sys/fs/cgroup shows: on v1 each controller's, by its mount's name.
+    /// The folders that a container's own /sys/fs/cgroup shows: on v1 each controller's, by its mount's name; on v2 one,
+    /// which has no name.
     pub fn views(&self, path: &str) -> Vec<(String, PathBuf)> {
         self.hierarchy.views(path)
     }

@@ -1,5 +1,7 @@
 //! Command line.
 
+mod bench;
+mod client;
 mod demo;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -30,6 +32,8 @@ enum Command {
         /// An image of a registry instead of the one that is built in.
         image: Option<String>,
     },
+    /// Measures one or several CRI runtimes in alternating rounds.
+    Bench(bench::Arguments),
 }
 
 /// Where things are; each wins over the configuration file.
@@ -76,6 +80,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }),
         Command::Demo { image } => demo::run(image.as_deref()),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -107,7 +112,7 @@ mod test {
     fn the_help_text() {
         let mut command = Cli::command();
         let mut text = command.render_help().to_string();
-        for name in ["serve", "demo"] {
+        for name in ["serve", "demo", "bench"] {
             let sub = command.find_subcommand_mut(name).unwrap();
             text += &format!("\n--- {name}\n{}", sub.render_help());
         }

@@ -103,6 +103,7 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::Cancelled => Code::Cancelled,
         ErrorKind::Unimplemented => Code::Unimplemented,
         ErrorKind::Internal => Code::Internal,
+        ErrorKind::Named => Code::Unknown,
     }
 }
 

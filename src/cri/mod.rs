@@ -22,8 +22,9 @@ use crate::{
 use image_service::ImageCalls;
 use runtime_service::RuntimeCalls;
 
-/// Most bytes of a message, both ways: one image with large labels makes a list long.
-const MOST_MESSAGE: usize = 32 << 20;
+/// Most bytes of a message, both ways, as with CRI-O: five times what the kubelet takes (16 MiB), for clients that take
+/// more. Lists that outgrow the kubelet's limit come as streams.
+const MOST_MESSAGE: usize = 80 << 20;
 
 /// Serves until `stop` resolves; calls under way are finished. `stream_url` is where streaming calls are redeemed, without
 /// a slash at its end.

@@ -1,6 +1,6 @@
 //! Model values to wire messages.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use inro_proto as wire;
 
@@ -8,8 +8,8 @@ use crate::{
     cri::signal_number,
     image::FsUsage,
     model::{
-        Access, ContainerState, ContainerView, ImageView, Mount, NamespaceMode, Namespaces, Propagation, Resources,
-        SandboxState, SandboxView, Stages, Timestamp, User,
+        Access, ContainerState, ContainerView, IdRange, ImageId, ImageView, Mount, NamespaceMode, Namespaces,
+        Propagation, Resources, SandboxState, SandboxView, Stages, Timestamp, User, UserNamespace,
     },
 };
 
@@ -79,7 +79,28 @@ fn namespaces(namespaces: &Namespaces) -> wire::NamespaceOption {
             NamespaceMode::Target(id) => id.to_string(),
             _ => String::new(),
         },
-        userns_options: None,
+        userns_options: Some(user_namespace(namespaces.user.as_ref())),
+    }
+}
+
+fn user_namespace(user: Option<&UserNamespace>) -> wire::UserNamespace {
+    let range = |ids: IdRange| {
+        vec![wire::IdMapping {
+            host_id: ids.host,
+            container_id: 0,
+            length: ids.size,
+        }]
+    };
+    match user {
+        Some(user) => wire::UserNamespace {
+            mode: wire::NamespaceMode::Pod.into(),
+            uids: range(user.uids),
+            gids: range(user.gids),
+        },
+        None => wire::UserNamespace {
+            mode: wire::NamespaceMode::Node.into(),
+            ..Default::default()
+        },
     }
 }
 
@@ -117,7 +138,7 @@ pub fn container_status(view: ContainerView) -> wire::ContainerStatus {
         image_ref: view.image_id.to_string(),
         reason: exit.as_ref().map(|exit| exit.reason.clone()).unwrap_or_default(),
         message: exit.map(|exit| exit.message).unwrap_or_default(),
-        mounts: view.config.mounts.iter().map(mount).collect(),
+        mounts: mounts(&view),
         log_path: view
             .log
             .as_ref()
@@ -158,7 +179,15 @@ fn container_state(state: &ContainerState) -> wire::ContainerState {
     }
 }
 
-fn mount(mount: &Mount) -> wire::Mount {
+fn mounts(view: &ContainerView) -> Vec<wire::Mount> {
+    let mut images = view.volume_images.iter();
+    let all = view.config.mounts.iter();
+    all.map(|each| mount(each, each.image().and_then(|_| images.next())))
+        .collect()
+}
+
+/// `image` is the id of the image that the mount shows, if it shows one.
+fn mount(mount: &Mount, image: Option<&ImageId>) -> wire::Mount {
     let propagation = match mount.propagation {
         Propagation::Private => wire::MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => wire::MountPropagation::PropagationHostToContainer,
@@ -166,7 +195,20 @@ fn mount(mount: &Mount) -> wire::Mount {
     };
     wire::Mount {
         container_path: mount.container_path.display().to_string(),
-        host_path: mount.host_path.display().to_string(),
+        host_path: mount
+            .host_path()
+            .map(|path| path.display().to_string())
+            .unwrap_or_default(),
+        image: mount.image().map(|shown| wire::ImageSpec {
+            image: shown.image.clone(),
+            user_specified_image: shown.user_specified_image.clone(),
+            image_ref: image.map(ToString::to_string).unwrap_or_default(),
+            ..Default::default()
+        }),
+        image_sub_path: mount
+            .image()
+            .map(|shown| shown.sub_path.display().to_string())
+            .unwrap_or_default(),
         readonly: mount.access != Access::ReadWrite,
         recursive_read_only: mount.access == Access::RecursiveReadOnly,
         propagation: propagation.into(),
@@ -253,6 +295,16 @@ pub fn container_info(view: &ContainerView, stages: &Stages) -> HashMap<String, 
         "stagesMs": milliseconds(stages),
     });
     HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+/// The verbose part of the runtime's status. `stateDir` is where clients look for the file system that root file systems
+/// are on.
+pub fn runtime_info(root: &Path) -> HashMap<String, String> {
+    let config = serde_json::json!({ "rootDir": root, "stateDir": root.join("snapshots") });
+    HashMap::from([
+        ("images".to_owned(), root.display().to_string()),
+        ("config".to_owned(), config.to_string()),
+    ])
 }
 
 /// The verbose part of a sandbox's status.

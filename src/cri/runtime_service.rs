@@ -1,6 +1,6 @@
 //! RuntimeService: each call one translation there and one back. What is not built yet says so.
 
-use std::{pin::Pin, time::Duration};
+use std::pin::Pin;
 
 use futures_util::Stream;
 use inro_proto::{self as wire, runtime_service_server::RuntimeService};
@@ -23,11 +23,6 @@ type Answer<T> = Result<Response<T>, Status>;
 
 fn not_built(call: &str) -> Status {
     Status::unimplemented(format!("{call} is not built yet"))
-}
-
-/// Seconds of a request; negative ones are none.
-fn seconds(value: i64) -> Duration {
-    Duration::from_secs(u64::try_from(value).unwrap_or(0))
 }
 
 #[tonic::async_trait]
@@ -112,7 +107,7 @@ impl RuntimeService for RuntimeCalls {
         &self,
         request: Request<wire::ListPodSandboxRequest>,
     ) -> Answer<wire::ListPodSandboxResponse> {
-        let filter = parse::sandbox_filter(request.into_inner().filter);
+        let filter = parse::sandbox_filter(request.into_inner().filter)?;
         let items = self.pods.sandboxes(&filter).into_iter().map(render::sandbox).collect();
         Ok(Response::new(wire::ListPodSandboxResponse { items }))
     }
@@ -150,7 +145,7 @@ impl RuntimeService for RuntimeCalls {
     ) -> Answer<wire::StopContainerResponse> {
         let request = request.into_inner();
         let id = parse::non_empty(request.container_id, "container_id")?;
-        let (pods, grace) = (self.pods.clone(), seconds(request.timeout));
+        let (pods, grace) = (self.pods.clone(), parse::seconds(request.timeout, "timeout")?);
         to_its_end("StopContainer", async move { pods.stop_container(&id, grace).await }).await?;
         Ok(Response::new(wire::StopContainerResponse {}))
     }
@@ -169,7 +164,7 @@ impl RuntimeService for RuntimeCalls {
         &self,
         request: Request<wire::ListContainersRequest>,
     ) -> Answer<wire::ListContainersResponse> {
-        let containers = match parse::container_filter(request.into_inner().filter) {
+        let containers = match parse::container_filter(request.into_inner().filter)? {
             Some(filter) => self
                 .pods
                 .containers(&filter)
@@ -215,11 +210,12 @@ impl RuntimeService for RuntimeCalls {
     async fn exec_sync(&self, request: Request<wire::ExecSyncRequest>) -> Answer<wire::ExecSyncResponse> {
         let request = request.into_inner();
         let id = parse::non_empty(request.container_id, "container_id")?;
-        let timeout = (request.timeout > 0).then(|| seconds(request.timeout));
+        let command = parse::command(request.cmd)?;
+        let timeout = Some(parse::seconds(request.timeout, "timeout")?).filter(|limit| !limit.is_zero());
         // Dropped with its client: an exec that nobody waits for is killed.
         let output = self
             .pods
-            .exec_sync(&id, request.cmd, timeout)
+            .exec_sync(&id, command, timeout)
             .await
             .map_err(|error| status("ExecSync", &error))?;
         Ok(Response::new(wire::ExecSyncResponse {
@@ -244,11 +240,11 @@ impl RuntimeService for RuntimeCalls {
             name,
             features: Some(wire::RuntimeHandlerFeatures {
                 recursive_read_only_mounts: true,
-                user_namespaces: false,
+                user_namespaces: self.pods.user_namespaces(),
             }),
         };
         let info = match request.into_inner().verbose {
-            true => [("images".to_owned(), self.images.fs_info().path.display().to_string())].into(),
+            true => render::runtime_info(&self.images.fs_info().path),
             false => Default::default(),
         };
         Ok(Response::new(wire::StatusResponse {
@@ -257,7 +253,7 @@ impl RuntimeService for RuntimeCalls {
             runtime_handlers: self.pods.runtime_handlers().into_iter().map(handler).collect(),
             features: Some(wire::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: self.pods.user_namespaces(),
                 mount_options: true,
             }),
         }))
@@ -286,9 +282,15 @@ impl RuntimeService for RuntimeCalls {
 
     async fn update_container_resources(
         &self,
-        _: Request<wire::UpdateContainerResourcesRequest>,
+        request: Request<wire::UpdateContainerResourcesRequest>,
     ) -> Answer<wire::UpdateContainerResourcesResponse> {
-        Err(not_built("UpdateContainerResources"))
+        let (id, change) = parse::update_container(request.into_inner())?;
+        let pods = self.pods.clone();
+        to_its_end("UpdateContainerResources", async move {
+            pods.update_container(&id, change).await
+        })
+        .await?;
+        Ok(Response::new(wire::UpdateContainerResourcesResponse {}))
     }
 
     async fn exec(&self, request: Request<wire::ExecRequest>) -> Answer<wire::ExecResponse> {
@@ -344,16 +346,29 @@ impl RuntimeService for RuntimeCalls {
 
     async fn update_runtime_config(
         &self,
-        _: Request<wire::UpdateRuntimeConfigRequest>,
+        request: Request<wire::UpdateRuntimeConfigRequest>,
     ) -> Answer<wire::UpdateRuntimeConfigResponse> {
-        Err(not_built("UpdateRuntimeConfig"))
+        let pod_cidr = parse::pod_cidr(request.into_inner());
+        let pods = self.pods.clone();
+        to_its_end(
+            "UpdateRuntimeConfig",
+            async move { pods.update_pod_cidr(pod_cidr).await },
+        )
+        .await?;
+        Ok(Response::new(wire::UpdateRuntimeConfigResponse {}))
     }
 
     async fn checkpoint_container(
         &self,
-        _: Request<wire::CheckpointContainerRequest>,
+        request: Request<wire::CheckpointContainerRequest>,
     ) -> Answer<wire::CheckpointContainerResponse> {
-        Err(not_built("CheckpointContainer"))
+        let (id, location, timeout) = parse::checkpoint(request.into_inner())?;
+        let pods = self.pods.clone();
+        to_its_end("CheckpointContainer", async move {
+            pods.checkpoint_container(&id, &location, timeout).await
+        })
+        .await?;
+        Ok(Response::new(wire::CheckpointContainerResponse {}))
     }
 
     async fn checkpoint_pod(&self, _: Request<wire::CheckpointPodRequest>) -> Answer<wire::CheckpointPodResponse> {
@@ -391,8 +406,14 @@ impl RuntimeService for RuntimeCalls {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<wire::UpdatePodSandboxResourcesRequest>,
+        request: Request<wire::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<wire::UpdatePodSandboxResourcesResponse> {
-        Err(not_built("UpdatePodSandboxResources"))
+        let (id, overhead, resources) = parse::update_sandbox(request.into_inner())?;
+        let pods = self.pods.clone();
+        to_its_end("UpdatePodSandboxResources", async move {
+            pods.update_sandbox(&id, overhead, resources).await
+        })
+        .await?;
+        Ok(Response::new(wire::UpdatePodSandboxResourcesResponse {}))
     }
 }

@@ -79,6 +79,7 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
     };
     let pods = Pods::open(&config.state, config.pod.clone(), with).context("open the run folder")?;
     pods.recover().await.context("recover the pods")?;
+    pods.probe_user_namespaces().await;
     if config.image.preload_dir.is_some() {
         let images = images.clone();
         tokio::task::spawn_blocking(move || images.preload()).await?;

@@ -12,6 +12,7 @@
 mod content;
 mod import;
 pub mod manifest;
+mod pinned;
 mod pull;
 mod records;
 pub mod reference;
@@ -37,6 +38,9 @@ pub struct Config {
     pub concurrent_layers: usize,
     /// Archives in this folder are imported at start; for nodes without a registry.
     pub preload_dir: Option<PathBuf>,
+    /// Images that the kubelet's clean-up leaves alone: full names with tag or digest, or with a `*` at the end, the
+    /// beginning or both.
+    pub pinned: Vec<String>,
 }
 
 impl Default for Config {
@@ -45,6 +49,7 @@ impl Default for Config {
             hosts_dir: "/etc/inro/hosts".into(),
             concurrent_layers: 0,
             preload_dir: None,
+            pinned: Vec::new(),
         }
     }
 }
@@ -87,7 +92,11 @@ impl ImageError {
             Self::Manifest(_) | Self::Layer { .. } | Self::Digest { .. } | Self::Archive(_) => {
                 ErrorKind::FailedPrecondition
             }
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => ErrorKind::ResourceExhausted,
+            Self::Io { source, .. }
+                if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                ErrorKind::ResourceExhausted
+            }
             Self::Io { .. } => ErrorKind::Internal,
             Self::Abandoned => ErrorKind::Cancelled,
         }
@@ -137,14 +146,24 @@ impl Images {
     /// # Errors
     /// [`ImageError::Reference`] when it is none of these.
     pub fn status(&self, name: &str) -> Result<Option<ImageView>, ImageError> {
-        self.store.find(name)
+        Ok(self.store.find(name)?.map(|image| self.marked(image)))
     }
 
     /// All images, or the one that `filter` means.
     pub fn list(&self, filter: Option<&str>) -> Vec<ImageView> {
-        match filter {
+        let images = match filter {
             None => self.store.all(),
             Some(name) => self.store.find(name).ok().flatten().into_iter().collect(),
+        };
+        images.into_iter().map(|image| self.marked(image)).collect()
+    }
+
+    /// With the mark of an image that the configuration pins.
+    fn marked(&self, image: ImageView) -> ImageView {
+        let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+        ImageView {
+            pinned: names.any(|name| pinned::pins(&self.config.pinned, name)),
+            ..image
         }
     }
 

@@ -21,7 +21,7 @@ use super::{
     reference::Reference,
     registry::{Registry, Session},
     store::Store,
-    unpack::Unpacked,
+    unpack::{Refusal, Unpacked},
 };
 use crate::model::{Auth, ImageId};
 
@@ -291,9 +291,17 @@ async fn fetch_layer(
             .map_err(|error| fail(error.to_string()))?;
     }
     let status = worker.wait().await.map_err(|error| fail(error.to_string()))?;
-    let outcome: Result<Unpacked, String> =
+    let outcome: Result<Unpacked, Refusal> =
         serde_json::from_str(&told).map_err(|_| fail(format!("the unpack worker died: {status}")))?;
-    let unpacked = outcome.map_err(fail)?;
+    let unpacked = outcome.map_err(|refusal| match refusal.errno {
+        // The node's fault, not the layer's.
+        Some(errno @ (libc::ENOSPC | libc::EDQUOT)) => ImageError::Io {
+            action: "unpack a layer into",
+            path: scratch.path.clone(),
+            source: std::io::Error::from_raw_os_error(errno),
+        },
+        _ => fail(refusal.why),
+    })?;
     if unpacked.diff_id != diff_id {
         let expected = diff_id.to_owned();
         return Err(ImageError::Digest {

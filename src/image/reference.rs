@@ -49,6 +49,15 @@ impl FromStr for Reference {
         if let Some(digest) = parsed.digest() {
             check_digest(digest).map_err(bad)?;
         }
+        let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/".contains(&b);
+        if !parsed.repository().bytes().all(lower)
+            || parsed
+                .repository()
+                .split('/')
+                .any(|part| part.trim_matches('.').is_empty())
+        {
+            return Err(bad(format!("{:?} is not a repository's name", parsed.repository())));
+        }
         // With a digest and no tag, none: `latest` would be a name that nobody gave.
         let tag = parsed.tag().map(str::to_owned);
         let tag = if tag.is_none() && parsed.digest().is_none() {
@@ -131,6 +140,9 @@ mod test {
             "x@sha256:abc",
             &format!("x@{upper}"),
             "x:bad tag",
+            "UPPER/case",
+            "registry.test/Upper:1",
+            "registry.test/x/../y",
             "-x",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");

@@ -5,8 +5,8 @@
 
 use std::{
     fs, io,
-    os::fd::{AsRawFd, OwnedFd},
-    os::unix::fs::PermissionsExt,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -14,18 +14,32 @@ use rustix::{
     fs::CWD,
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-        fsconfig_set_string, fsmount, fsopen, mount, open_tree,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change, move_mount,
+        open_tree,
     },
 };
 
 use super::{ImageError, content::io};
-use crate::{durable, model::ContainerId};
+use crate::{
+    durable,
+    model::{ContainerId, UserNamespace},
+    sys::mount::{set_idmap, set_readonly},
+};
 
 /// The containers' own folders.
 #[derive(Debug, Clone)]
 pub struct Snapshots {
     root: PathBuf,
+    /// Where every layer is.
+    layers: PathBuf,
+}
+
+/// A user namespace whose root owns what the image says root owns.
+#[derive(Debug, Clone, Copy)]
+pub struct Mapped<'a> {
+    pub namespace: BorrowedFd<'a>,
+    pub ids: UserNamespace,
 }
 
 impl Snapshots {
@@ -34,32 +48,98 @@ impl Snapshots {
     /// # Errors
     /// [`ImageError::Io`].
     pub fn open(root: &Path) -> Result<Self, ImageError> {
+        let layers = root.join("layers");
         let root = root.join("snapshots");
         durable::create_private_dir(&root).map_err(io("make", &root))?;
-        Ok(Self { root })
+        Ok(Self { root, layers })
+    }
+
+    /// The folder of what a container changed.
+    pub fn upper(&self, id: &ContainerId) -> PathBuf {
+        self.root.join(id.as_str()).join("upper")
     }
 
     /// Makes a container's folder and mounts its root file system: `layers` (their `fs` folders, lowest first) under it.
     ///
+    /// For a user namespace the layers are id-mapped, all by one mount of the folder they share, and what the container
+    /// writes belongs on the disk to the host's ids of who wrote it.
+    ///
     /// # Errors
     /// [`ImageError::Io`].
-    pub fn prepare(&self, id: &ContainerId, layers: &[PathBuf]) -> Result<OwnedFd, ImageError> {
-        let folder = self.root.join(id.as_str());
-        let [upper, work, empty] = ["upper", "work", "empty"].map(|name| folder.join(name));
-        for path in [&upper, &work, &empty] {
-            fs::create_dir_all(path).map_err(io("make", path))?;
-        }
+    pub fn prepare(
+        &self,
+        id: &ContainerId,
+        layers: &[PathBuf],
+        mapped: Option<Mapped<'_>>,
+    ) -> Result<OwnedFd, ImageError> {
+        let folder = self.folder(id)?;
+        let (upper, empty) = (folder.join("upper"), folder.join("empty"));
         // The root folder of what the container sees is the upper one: it looks as the topmost layer's.
         let like = layers.last().unwrap_or(&empty);
-        let mode = fs::metadata(like).map_err(io("examine", like))?.permissions().mode() & 0o7777;
-        let mode = if layers.is_empty() { 0o755 } else { mode };
+        let meta = fs::metadata(like).map_err(io("examine", like))?;
+        let mode = if layers.is_empty() {
+            0o755
+        } else {
+            meta.permissions().mode() & 0o7777
+        };
+        if let Some(Mapped { ids, .. }) = mapped {
+            let (uid, gid) = (ids.uids.to_host(meta.uid()), ids.gids.to_host(meta.gid()));
+            std::os::unix::fs::chown(&upper, uid.or(Some(ids.uids.host)), gid.or(Some(ids.gids.host)))
+                .map_err(io("set the owner of", &upper))?;
+        }
         fs::set_permissions(&upper, PermissionsExt::from_mode(mode)).map_err(io("set the mode of", &upper))?;
         let lower: Vec<&Path> = if layers.is_empty() {
             vec![&empty]
         } else {
             layers.iter().rev().map(PathBuf::as_path).collect()
         };
-        overlay(&lower, &upper, &work).map_err(io("mount an overlay on", &folder))
+        self.overlay(&lower, Some(&folder), mapped)
+            .map_err(io("mount an overlay on", &folder))
+    }
+
+    /// Mounts an image's root file system for a container to read. `layers` as for [`Snapshots::prepare`].
+    ///
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn view(
+        &self,
+        id: &ContainerId,
+        layers: &[PathBuf],
+        mapped: Option<Mapped<'_>>,
+    ) -> Result<OwnedFd, ImageError> {
+        let folder = self.folder(id)?;
+        let empty = folder.join("empty");
+        // Without an upper folder overlayfs wants two others: this one shows nothing.
+        let lower: Vec<&Path> = layers.iter().rev().chain([&empty]).map(PathBuf::as_path).collect();
+        let mounted = match lower.len() {
+            1 => open_tree(CWD, &empty, CLONE).map_err(io::Error::from),
+            _ => self.overlay(&lower, None, mapped),
+        };
+        mounted
+            .and_then(|mount| set_readonly(mount.as_fd(), false).map(|()| mount))
+            .map_err(io("mount an image for", &folder))
+    }
+
+    /// Whether root file systems can be made for user namespaces here, with the kernel and the disk as they are.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`] with what the kernel says.
+    pub fn probe(&self, mapped: Mapped<'_>) -> Result<(), ImageError> {
+        let id = ContainerId::random();
+        let probed = self
+            .prepare(&id, std::slice::from_ref(&self.layers), Some(mapped))
+            .map(drop);
+        self.remove(&id)?;
+        probed
+    }
+
+    /// A container's folder with all that overlayfs needs in it.
+    fn folder(&self, id: &ContainerId) -> Result<PathBuf, ImageError> {
+        let folder = self.root.join(id.as_str());
+        for path in ["upper", "work", "empty"].map(|name| folder.join(name)) {
+            fs::create_dir_all(&path).map_err(io("make", &path))?;
+        }
+        Ok(folder)
     }
 
     /// Removes a container's folder; nothing to do when it is gone. Its mount must be.
@@ -82,6 +162,39 @@ impl Snapshots {
         }
         Ok(())
     }
+
+    /// A detached overlay of `lower`, topmost first; with a container's folder a writable one.
+    fn overlay(&self, lower: &[&Path], own: Option<&Path>, mapped: Option<Mapped<'_>>) -> io::Result<OwnedFd> {
+        let layers = mapped.map(|mapped| self.mapped_layers(mapped)).transpose()?;
+        let direct = match &layers {
+            None => by_context(lower, own),
+            Some(layers) => {
+                let base = PathBuf::from(format!("/proc/self/fd/{}", layers.as_raw_fd()));
+                let through = |path: &&Path| match path.strip_prefix(&self.layers) {
+                    Ok(below) => base.join(below),
+                    Err(_) => path.to_path_buf(),
+                };
+                let lower: Vec<PathBuf> = lower.iter().map(through).collect();
+                by_context(&lower.iter().map(PathBuf::as_path).collect::<Vec<_>>(), own)
+            }
+        };
+        match direct {
+            // Before Linux 6.5 overlayfs has no `lowerdir+`; before 6.15 it takes no layer of a detached mount.
+            Err(Errno::INVAL) => by_mount(
+                lower,
+                own,
+                layers.as_ref().map(|layers| (layers.as_fd(), &*self.layers)),
+            ),
+            result => Ok(result?),
+        }
+    }
+
+    /// The folder of all layers, attached nowhere, with owners as the namespace maps them.
+    fn mapped_layers(&self, mapped: Mapped<'_>) -> io::Result<OwnedFd> {
+        let layers = open_tree(CWD, &self.layers, CLONE)?;
+        set_idmap(layers.as_fd(), mapped.namespace)?;
+        Ok(layers)
+    }
 }
 
 fn remove(folder: &Path) -> Result<(), ImageError> {
@@ -91,55 +204,49 @@ fn remove(folder: &Path) -> Result<(), ImageError> {
     }
 }
 
-/// A detached overlay; `lower` is topmost first.
-fn overlay(lower: &[&Path], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
-    match by_context(lower, upper, work) {
-        // Before Linux 6.5 overlayfs has no `lowerdir+`.
-        Err(Errno::INVAL) => by_mount(lower, upper, work),
-        result => Ok(result?),
-    }
-}
-
-fn by_context(lower: &[&Path], upper: &Path, work: &Path) -> rustix::io::Result<OwnedFd> {
+fn by_context(lower: &[&Path], own: Option<&Path>) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in lower {
         fsconfig_set_string(&context, "lowerdir+", *layer)?;
     }
-    fsconfig_set_string(&context, "upperdir", upper)?;
-    fsconfig_set_string(&context, "workdir", work)?;
-    // What a container writes does not outlive it: nothing needs to be synced when it goes.
-    fsconfig_set_flag(&context, "volatile")?;
+    if let Some(own) = own {
+        fsconfig_set_string(&context, "upperdir", own.join("upper"))?;
+        fsconfig_set_string(&context, "workdir", own.join("work"))?;
+        // What a container writes does not outlive it: nothing needs to be synced when it goes.
+        fsconfig_set_flag(&context, "volatile")?;
+    }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
-/// By mount(2) in a mount namespace that ends with its thread. The layers are named by short descriptor paths: all
-/// options together may have one page.
-fn by_mount(lower: &[&Path], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
+/// By mount(2) in a mount namespace that ends with its thread; `mapped` is attached there over the folder of layers.
+/// The layers are named by short descriptor paths: all options together may have one page.
+fn by_mount(lower: &[&Path], own: Option<&Path>, mapped: Option<(BorrowedFd<'_>, &Path)>) -> io::Result<OwnedFd> {
     crate::sys::thread::in_own_mount_namespace(|| {
-        rustix::mount::mount_change(
-            "/",
-            rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
-        )?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        if let Some((mapped, place)) = mapped {
+            move_mount(mapped, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        }
         let open = |path: &&Path| fs::File::open(path);
         let layers = lower.iter().map(open).collect::<io::Result<Vec<_>>>()?;
         let names: Vec<_> = layers
             .iter()
             .map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd()))
             .collect();
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            names.join(":"),
-            upper.display(),
-            work.display()
-        );
+        let mut options = format!("lowerdir={}", names.join(":"));
+        if let Some(own) = own {
+            let own = own.display();
+            options += &format!(",upperdir={own}/upper,workdir={own}/work");
+        }
         let options = std::ffi::CString::new(options)?;
-        let target = upper.parent().unwrap_or(upper).join("empty");
-        mount("overlay", &target, "overlay", MountFlags::empty(), options.as_c_str())?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        Ok(open_tree(CWD, &target, flags)?)
+        // Any folder does in this namespace.
+        let target = own.or(lower.last().copied()).unwrap_or(Path::new("/"));
+        mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())?;
+        Ok(open_tree(CWD, target, CLONE)?)
     })
 }
+
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 #[cfg(test)]
 mod test {
@@ -173,7 +280,7 @@ mod test {
                 fs::write(layer.join("top"), n.to_string()).unwrap();
             }
             let id = ContainerId::random();
-            let root = snapshots.prepare(&id, &layers).unwrap();
+            let root = snapshots.prepare(&id, &layers, None).unwrap();
             match count {
                 0 => assert!(read(&root, "top").is_err()),
                 count => assert_eq!(read(&root, "top").unwrap(), (count - 1).to_string()),
@@ -198,7 +305,36 @@ mod test {
         fs::remove_file(dir.path().join("upper/f")).unwrap();
         fs::remove_file(dir.path().join("work/f")).unwrap();
         let path = |name: &str| dir.path().join(name);
-        let root = by_mount(&[&path("b"), &path("a")], &path("upper"), &path("work")).unwrap();
+        let root = by_mount(&[&path("b"), &path("a")], Some(dir.path()), None).unwrap();
         assert_eq!(read(&root, "f").unwrap(), "b");
+        let view = by_mount(&[&path("a"), &path("empty")], None, None).unwrap();
+        assert_eq!(read(&view, "f").unwrap(), "a");
+    }
+
+    #[test]
+    fn a_view_is_read_only_and_one_layer_is_enough() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path()).unwrap();
+        let layers: Vec<_> = ["one", "two"].map(|name| dir.path().join("layers").join(name)).into();
+        for layer in &layers {
+            fs::create_dir_all(layer).unwrap();
+            fs::write(layer.join("f"), layer.to_str().unwrap()).unwrap();
+        }
+        for count in [1, 2] {
+            let id = ContainerId::random();
+            let view = snapshots.view(&id, &layers[..count], None).unwrap();
+            assert_eq!(read(&view, "f").unwrap(), layers[count - 1].to_str().unwrap());
+            let new = openat(&view, "new", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU);
+            assert_eq!(new.unwrap_err(), Errno::ROFS);
+            snapshots.remove(&id).unwrap();
+        }
+        assert!(
+            snapshots.view(&ContainerId::random(), &[], None).is_ok(),
+            "an image without a layer"
+        );
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2},
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat2},
     io::Errno,
 };
 
@@ -65,10 +65,11 @@ pub fn check(rootfs: BorrowedFd<'_>) -> Result<(), LockdownError> {
 }
 
 /// Makes a container's working folder inside its root when it is missing; symlinks are followed inside the root only.
+/// What is made belongs to `owner`, the container's root as the host counts.
 ///
 /// # Errors
 /// [`LockdownError::Image`] when something else is there, [`LockdownError::Io`].
-pub fn ensure_dir(rootfs: BorrowedFd<'_>, path: &Path) -> Result<(), LockdownError> {
+pub fn ensure_dir(rootfs: BorrowedFd<'_>, path: &Path, owner: (u32, u32)) -> Result<(), LockdownError> {
     let mut at: Option<OwnedFd> = None;
     let mut walked = PathBuf::from("/");
     for component in path.components() {
@@ -92,10 +93,15 @@ pub fn ensure_dir(rootfs: BorrowedFd<'_>, path: &Path) -> Result<(), LockdownErr
         let next = match open() {
             Err(Errno::NOENT) => {
                 let parent = at.as_ref().map_or(rootfs, AsFd::as_fd);
-                match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => open(),
+                let made = match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) => {
+                        let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+                        chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                    }
+                    Err(Errno::EXIST) => Ok(()),
                     Err(errno) => Err(errno),
-                }
+                };
+                made.and_then(|()| open())
             }
             result => result,
         };
@@ -155,9 +161,10 @@ mod test {
         symlink("/inside", root.path().join("link")).unwrap();
         symlink(outside.path(), root.path().join("escape")).unwrap();
         let fd = File::open(root.path()).unwrap();
-        ensure_dir(fd.as_fd(), Path::new("/link/a/b")).unwrap();
+        let own = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        ensure_dir(fd.as_fd(), Path::new("/link/a/b"), own).unwrap();
         assert!(root.path().join("inside/a/b").is_dir());
-        assert!(ensure_dir(fd.as_fd(), Path::new("/escape/x")).is_err());
+        assert!(ensure_dir(fd.as_fd(), Path::new("/escape/x"), own).is_err());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }

@@ -1,6 +1,9 @@
 //! A container: what was asked for and where it is in its life.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,13 +34,31 @@ pub enum Access {
     RecursiveReadOnly,
 }
 
-/// A folder or file of the host inside the container. Source: CRI `Mount`.
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A folder or file of the host; absolute.
+    Host(PathBuf),
+    /// The root file system of an image. Source: CRI `Mount.image`.
+    Image(ImageMount),
+}
+
+/// Source: CRI `Mount.image` and `Mount.image_sub_path`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// The reference or id as the client wrote it.
+    pub image: String,
+    pub user_specified_image: String,
+    /// Below the image's root, without `..`; empty: all of it.
+    pub sub_path: PathBuf,
+}
+
+/// A folder or file of the host, or an image, inside the container. Source: CRI `Mount`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute.
     pub container_path: PathBuf,
-    /// Absolute.
-    pub host_path: PathBuf,
+    pub source: MountSource,
     pub access: Access,
     pub propagation: Propagation,
     /// Of `noexec`, `nodev`, `nosuid` (CRI `mount_options`).
@@ -51,6 +72,47 @@ pub struct Device {
     pub host_path: PathBuf,
     /// A non-empty subset of `rwm`.
     pub permissions: String,
+}
+
+impl Mount {
+    /// The host's path that it shows, if it does show one.
+    pub fn host_path(&self) -> Option<&Path> {
+        match &self.source {
+            MountSource::Host(path) => Some(path),
+            MountSource::Image(_) => None,
+        }
+    }
+
+    /// The image that it shows, if it does show one.
+    pub fn image(&self) -> Option<&ImageMount> {
+        match &self.source {
+            MountSource::Host(_) => None,
+            MountSource::Image(image) => Some(image),
+        }
+    }
+}
+
+/// A node that is made in a container's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Absolute, in the container.
+    pub place: PathBuf,
+    pub kind: DeviceKind,
+    pub major: u32,
+    pub minor: u32,
+    /// The permission bits.
+    pub mode: u32,
+    /// As the host counts.
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Source: OCI runtime-spec `linux.devices[].type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    Char,
+    Block,
+    Fifo,
 }
 
 /// What a process's standard streams are.
@@ -80,6 +142,9 @@ pub struct ContainerConfig {
     pub envs: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,
+    /// CDI devices, each `vendor/class=name`.
+    #[serde(default)]
+    pub cdi_devices: Vec<String>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     /// Under the sandbox's log folder; relative, without `..`.
@@ -128,6 +193,8 @@ pub struct ContainerView {
     pub sandbox: SandboxId,
     pub config: ContainerConfig,
     pub image_id: ImageId,
+    /// Of the mounts that show images, in their order.
+    pub volume_images: Vec<ImageId>,
     /// The user that init really runs as.
     pub user: User,
     /// Resolved stop signal.

@@ -15,4 +15,8 @@ pub enum ErrorKind {
     Cancelled,
     Unimplemented,
     Internal,
+    /// One that the kubelet knows by the first word of its message (cri-api `pkg/errors`: `RegistryUnavailable`,
+    /// `ImageVolumeMountFailed`, ...). Its client strips the code from UNKNOWN alone, so only under that code the word
+    /// comes first (cri-client `remote_image.go`, kubelet `image_manager.go`).
+    Named,
 }

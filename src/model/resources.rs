@@ -33,6 +33,45 @@ pub struct Resources {
     pub unified: BTreeMap<String, String>,
 }
 
+impl Resources {
+    /// These limits with what `change` asks for; what it leaves out stays.
+    ///
+    /// The sum of memory and swap is never below memory: a larger memory limit alone takes the sum along.
+    pub fn changed_by(&self, change: &Self) -> Self {
+        let memory = change.memory_limit_bytes.or(self.memory_limit_bytes);
+        let sum = change.memory_swap_limit_bytes.or_else(|| {
+            let (sum, memory) = (self.memory_swap_limit_bytes?, memory?);
+            Some(if memory < 0 || sum < 0 { -1 } else { sum.max(memory) })
+        });
+        let (mut hugepage_limits, mut unified) = (self.hugepage_limits.clone(), self.unified.clone());
+        hugepage_limits.extend(change.hugepage_limits.clone());
+        unified.extend(change.unified.clone());
+        Self {
+            cpu_quota_us: change.cpu_quota_us.or(self.cpu_quota_us),
+            cpu_period_us: change.cpu_period_us.or(self.cpu_period_us),
+            cpu_shares: change.cpu_shares.or(self.cpu_shares),
+            cpuset_cpus: change.cpuset_cpus.clone().or_else(|| self.cpuset_cpus.clone()),
+            cpuset_mems: change.cpuset_mems.clone().or_else(|| self.cpuset_mems.clone()),
+            memory_limit_bytes: memory,
+            memory_swap_limit_bytes: sum,
+            oom_score_adj: change.oom_score_adj.or(self.oom_score_adj),
+            pids_limit: change.pids_limit.or(self.pids_limit),
+            hugepage_limits,
+            unified,
+        }
+    }
+
+    /// What has to be written for `change` to become these limits: memory and its sum with swap depend on each other.
+    pub fn needed_for(&self, change: &Self) -> Self {
+        let memory = change.memory_limit_bytes.is_some() || change.memory_swap_limit_bytes.is_some();
+        Self {
+            memory_limit_bytes: self.memory_limit_bytes.filter(|_| memory),
+            memory_swap_limit_bytes: self.memory_swap_limit_bytes.filter(|_| memory),
+            ..change.clone()
+        }
+    }
+}
+
 /// One rule of the device controller, applied in order.
 ///
 /// Source: OCI runtime-spec `linux.resources.devices`; kernel "Device Whitelist Controller".
@@ -47,4 +86,65 @@ pub struct DeviceRule {
     pub minor: Option<i64>,
     /// A subset of `rwm`.
     pub access: String,
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn memory(limit: Option<i64>, sum: Option<i64>) -> Resources {
+        Resources {
+            memory_limit_bytes: limit,
+            memory_swap_limit_bytes: sum,
+            ..Resources::default()
+        }
+    }
+
+    #[test]
+    fn what_a_change_leaves_out_stays() {
+        let before = Resources {
+            cpu_shares: Some(512),
+            cpu_quota_us: Some(50_000),
+            unified: [
+                ("memory.high".to_owned(), "1".to_owned()),
+                ("memory.low".to_owned(), "1".to_owned()),
+            ]
+            .into(),
+            ..memory(Some(100), Some(150))
+        };
+        let change = Resources {
+            cpu_quota_us: Some(-1),
+            unified: [("memory.high".to_owned(), "2".to_owned())].into(),
+            ..Resources::default()
+        };
+        let after = before.changed_by(&change);
+        assert_eq!((after.cpu_shares, after.cpu_quota_us), (Some(512), Some(-1)));
+        assert_eq!(
+            (after.memory_limit_bytes, after.memory_swap_limit_bytes),
+            (Some(100), Some(150))
+        );
+        assert_eq!(after.unified.values().collect::<Vec<_>>(), ["2", "1"]);
+        assert_eq!(after.needed_for(&change), change);
+        assert_eq!(before.changed_by(&Resources::default()), before);
+    }
+
+    #[test]
+    fn the_sum_with_swap_is_never_below_memory() {
+        let before = memory(Some(100), Some(150));
+        for (limit, sum) in [(120, 150), (200, 200), (-1, -1)] {
+            let change = memory(Some(limit), None);
+            let after = before.changed_by(&change);
+            assert_eq!(after.memory_swap_limit_bytes, Some(sum), "{limit}");
+            assert_eq!(after.needed_for(&change), memory(Some(limit), Some(sum)));
+        }
+        assert_eq!(
+            memory(None, None).changed_by(&memory(Some(1), None)),
+            memory(Some(1), None)
+        );
+        let swap_only = memory(None, Some(300));
+        assert_eq!(
+            before.changed_by(&swap_only).needed_for(&swap_only),
+            memory(Some(100), Some(300))
+        );
+    }
 }

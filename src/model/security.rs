@@ -17,9 +17,41 @@ pub enum NamespaceMode {
     Target(super::ContainerId),
 }
 
+/// One range of a user namespace: ids from 0 on inside it are ids from `host` on outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    pub host: u32,
+    /// At least 1; `host + size` is an id or one more than the last.
+    pub size: u32,
+}
+
+impl IdRange {
+    /// The host's number of an id inside; `None` when it is not mapped.
+    pub fn to_host(self, id: u32) -> Option<u32> {
+        (id < self.size).then(|| self.host + id)
+    }
+}
+
+/// A pod's own user namespace. Source: CRI `UserNamespace` of mode `POD`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    pub uids: IdRange,
+    pub gids: IdRange,
+}
+
+impl UserNamespace {
+    /// The host's ids of its root.
+    pub fn root(&self) -> (u32, u32) {
+        (self.uids.host, self.gids.host)
+    }
+}
+
 /// Which namespaces are whose. Source: CRI `NamespaceOption`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
+    /// The pod's own; `None`: the host's, and of a container: the pod's.
+    #[serde(default)]
+    pub user: Option<UserNamespace>,
     /// `Pod` or `Node`.
     pub network: NamespaceMode,
     /// Any mode.

@@ -2,10 +2,17 @@
 //!
 //! A pod gets `lo` up and `eth0`, one end of a veth pair whose other end hangs on a bridge of the host that is the
 //! pod's gateway. All of it is a few netlink messages in this process; no program is executed. An address belongs to a
-//! pod by a lease file, written before the address is used.
+//! pod by a lease file, written before the address is used. Host ports, and the way out of the node, are one nftables
+//! table with the bridge's name.
 
+mod conntrack;
 mod lease;
+mod message;
 mod netlink;
+mod nft;
+mod ports;
+mod subnets;
+mod table;
 
 use std::{
     collections::HashSet,
@@ -13,26 +20,29 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{ErrorKind, SandboxConfig, SandboxId},
+    model::{ErrorKind, PortMapping, Protocol, SandboxConfig, SandboxId},
     sys::thread::in_network_namespace,
 };
 use lease::{Leases, Subnet};
 use netlink::Netlink;
+use ports::{Opening, Ports};
+use subnets::Subnets;
 
 /// What pods' networks are like.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub mode: Mode,
-    /// The bridge's name, at most 15 bytes.
+    /// The name of the bridge and of the nftables table, at most 15 bytes.
     pub bridge: String,
-    /// IPv4 subnet of the pods, such as `10.87.0.0/16`; its first address is the bridge's.
+    /// IPv4 subnet of the pods, such as `10.87.0.0/16`; its first address is the bridge's. Holds until the kubelet names
+    /// another (UpdateRuntimeConfig), whose word is the cluster's: it is kept below `root` and wins.
     pub subnet: String,
     /// 0: the kernel's choice.
     pub mtu: u32,
@@ -63,8 +73,20 @@ impl Default for Config {
 pub enum NetError {
     #[error("{key}: {why}")]
     Config { key: &'static str, why: String },
-    #[error("port_mappings.host_port: host ports are not built yet")]
-    HostPort,
+    #[error("runtime_config.network_config.pod_cidr: {text:?} {why}")]
+    Subnet { text: String, why: String },
+    #[error("runtime_config.network_config.pod_cidr: its first address, {address}, is that of sandbox {owner}")]
+    GatewayTaken { address: Ipv4Addr, owner: String },
+    #[error("config.port_mappings[{at}].{field}: {why}")]
+    HostPort {
+        at: usize,
+        field: &'static str,
+        why: String,
+    },
+    #[error("config.port_mappings: {port} belongs to sandbox {owner}")]
+    PortTaken { port: String, owner: SandboxId },
+    #[error("config.port_mappings: pods have no addresses here (net.mode is \"none\")")]
+    NoAddresses,
     #[error("no free address in {subnet}: {used} in use")]
     Exhausted { subnet: String, used: usize },
     #[error("{action} {}", path.display())]
@@ -81,8 +103,9 @@ impl NetError {
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Config { .. } => ErrorKind::InvalidArgument,
-            Self::HostPort => ErrorKind::Unimplemented,
+            Self::Config { .. } | Self::Subnet { .. } | Self::HostPort { .. } => ErrorKind::InvalidArgument,
+            Self::GatewayTaken { .. } | Self::NoAddresses => ErrorKind::FailedPrecondition,
+            Self::PortTaken { .. } => ErrorKind::AlreadyExists,
             Self::Exhausted { .. } => ErrorKind::ResourceExhausted,
             _ => ErrorKind::Internal,
         }
@@ -96,6 +119,14 @@ pub struct Attachment {
     pub ips: Vec<IpAddr>,
 }
 
+/// A pod of an earlier life of the daemon that goes on.
+#[derive(Debug, Clone)]
+pub struct LivePod {
+    pub id: SandboxId,
+    pub ips: Vec<IpAddr>,
+    pub port_mappings: Vec<PortMapping>,
+}
+
 /// The network of this node's pods. Cheap to clone.
 #[derive(Clone)]
 pub struct Network {
@@ -104,9 +135,12 @@ pub struct Network {
 
 struct Inner {
     config: Config,
-    subnet: Subnet,
     leases: Leases,
-    /// The bridge's index once it is known to be there. Held while it is made.
+    /// Held while an address is taken, so that none is given of a subnet that changes.
+    subnets: Mutex<Subnets>,
+    /// Which pod has which host port, and with that what the table holds. Held while the table is changed.
+    ports: Mutex<Ports>,
+    /// The bridge's index once it is known to be there with its addresses and its table. Held while they are made.
     bridge: Mutex<Option<u32>>,
 }
 
@@ -127,10 +161,12 @@ impl Network {
             why: format!("{:?} is no IPv4 subnet", config.subnet),
         })?;
         let leases = Leases::open(&root_dir.join("net/leases"))?;
+        let subnets = Subnets::open(subnets::record(root_dir), subnet, &leases)?;
         let inner = Inner {
             config: config.clone(),
-            subnet,
             leases,
+            subnets: Mutex::new(subnets),
+            ports: Mutex::default(),
             bridge: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -141,11 +177,11 @@ impl Network {
         true
     }
 
-    /// Brings `lo` up, and gives the pod its address. Blocks for a few milliseconds.
+    /// Brings `lo` up, gives the pod its address and opens its host ports. Blocks for a few milliseconds.
     ///
     /// # Errors
-    /// [`NetError::HostPort`], [`NetError::Exhausted`], [`NetError::Netlink`]. What was made is taken away by
-    /// [`Network::detach`].
+    /// [`NetError::HostPort`], [`NetError::PortTaken`], [`NetError::Exhausted`], [`NetError::Netlink`]. What was made is
+    /// taken away by [`Network::detach`].
     pub fn attach(
         &self,
         id: &SandboxId,
@@ -154,26 +190,31 @@ impl Network {
     ) -> Result<Attachment, NetError> {
         let inner = &self.inner;
         if inner.config.mode == Mode::None {
+            if config.port_mappings.iter().any(|mapping| mapping.host_port != 0) {
+                return Err(NetError::NoAddresses);
+            }
             in_network_namespace(netns, || Netlink::open()?.up(1)).map_err(during("bring lo up"))?;
             return Ok(Attachment::default());
         }
-        if config.port_mappings.iter().any(|mapping| mapping.host_port != 0) {
-            return Err(NetError::HostPort);
-        }
         let bridge = inner.bridge()?;
-        let address = inner.leases.take(&inner.subnet, id)?;
+        let (address, subnet) = inner.lease(id)?;
+        let openings = Ports::openings(id, address, &config.port_mappings)?;
+        let hairpin = !openings.is_empty();
+        inner.open_ports(id, openings)?;
         let host_end = host_end(id);
         Netlink::open()
-            .and_then(|mut netlink| netlink.veth(&host_end, "eth0", netns.as_raw_fd(), bridge, inner.config.mtu))
+            .and_then(|mut netlink| {
+                netlink.veth(&host_end, "eth0", netns.as_raw_fd(), bridge, inner.config.mtu)?;
+                if hairpin { netlink.hairpin(&host_end) } else { Ok(()) }
+            })
             .map_err(during(&format!("make {host_end}")))?;
-        let (gateway, prefix) = (inner.subnet.gateway(), inner.subnet.prefix);
         in_network_namespace(netns, || {
             let mut netlink = Netlink::open()?;
             netlink.up(1)?;
             let eth0 = netlink.index("eth0")?;
-            netlink.address(eth0, address, prefix)?;
+            netlink.address(eth0, address, subnet.prefix)?;
             netlink.up(eth0)?;
-            netlink.default_route(eth0, gateway)
+            netlink.default_route(eth0, subnet.gateway())
         })
         .map_err(during("configure eth0"))?;
         Ok(Attachment {
@@ -181,7 +222,7 @@ impl Network {
         })
     }
 
-    /// Takes a pod's interface and address away; nothing to do when there are none.
+    /// Takes a pod's host ports, interface and address away; nothing to do when there are none.
     ///
     /// # Errors
     /// [`NetError::Netlink`], [`NetError::Io`]: the address stays leased then.
@@ -189,6 +230,7 @@ impl Network {
         if !self.inner.leases.has(id) {
             return Ok(());
         }
+        self.inner.close_ports(id)?;
         // The address may be given to another only when no packet for it can come here any more.
         let name = host_end(id);
         Netlink::open()
@@ -197,69 +239,189 @@ impl Network {
         self.inner.leases.give_back(id)
     }
 
-    /// Takes away what pods that no longer exist have left: after a crash or a reboot.
+    /// Takes up the pods that go on, with their host ports, and takes away what those that no longer exist have left:
+    /// after a crash or a reboot.
     ///
     /// # Errors
     /// As [`Network::detach`]; the rest is done all the same.
-    pub fn recover(&self, live: &HashSet<SandboxId>) -> Result<(), NetError> {
-        let stale: Vec<_> = self
-            .inner
-            .leases
-            .owners()
-            .into_iter()
-            .filter(|id| !live.contains(id))
-            .collect();
-        stale.iter().map(|id| self.detach(id)).fold(Ok(()), Result::and)
+    pub fn recover(&self, live: &[LivePod]) -> Result<(), NetError> {
+        let inner = &self.inner;
+        let known: HashSet<&SandboxId> = live.iter().map(|pod| &pod.id).collect();
+        let stale = inner.leases.owners().into_iter().filter(|id| !known.contains(id));
+        let freed = stale.map(|id| self.detach(&id)).fold(Ok(()), Result::and);
+        let mut addressed = false;
+        for pod in live {
+            let Some(IpAddr::V4(address)) = pod.ips.first().copied() else {
+                continue;
+            };
+            addressed = true;
+            let openings = Ports::openings(&pod.id, address, &pod.port_mappings)?;
+            inner.ports().insert(&pod.id, openings);
+        }
+        let made = if addressed {
+            inner.bridge().map(drop)
+        } else {
+            // One that an earlier life left: its rules would outlive the pods they are for.
+            table::remove(&inner.config.bridge).map_err(during("remove the nftables table"))
+        };
+        freed.and(made)
+    }
+
+    /// Gives new pods addresses of what the kubelet says; pods that are there keep theirs. An empty word changes nothing,
+    /// nor does any where pods have no addresses. Blocks.
+    ///
+    /// # Errors
+    /// [`NetError::Subnet`], [`NetError::GatewayTaken`], [`NetError::Io`], [`NetError::Netlink`].
+    pub fn change_subnet(&self, pod_cidr: &str) -> Result<(), NetError> {
+        let inner = &self.inner;
+        if pod_cidr.is_empty() {
+            return Ok(());
+        }
+        let subnet = subnets::of_kubelet(pod_cidr)?;
+        if inner.config.mode == Mode::None {
+            tracing::warn!(
+                pod_cidr,
+                "pods have no addresses here (net.mode is none): the kubelet's subnet is not used"
+            );
+            return Ok(());
+        }
+        let mut bridge = inner.bridge.lock().expect("no panic while the bridge is made");
+        {
+            let mut subnets = inner.subnets();
+            if subnets.current() == subnet {
+                return Ok(());
+            }
+            subnets.change(subnet, &inner.leases)?;
+        }
+        tracing::info!(%subnet, "new pods get addresses of the kubelet's subnet");
+        // Made anew, with the address and the range of the new subnet, at once when pods are there, else for the next.
+        if bridge.take().is_some() {
+            *bridge = Some(inner.make_bridge()?);
+        }
+        Ok(())
     }
 }
 
 impl Inner {
-    /// The bridge's index; makes it with its address when it is not there.
+    /// The bridge's index; makes it with its addresses and table when it is not there.
     fn bridge(&self) -> Result<u32, NetError> {
         let mut known = self.bridge.lock().expect("no panic while the bridge is made");
-        let name = &self.config.bridge;
-        let fail = |what: &str| during(&format!("{what} bridge {name}"));
-        let mut netlink = Netlink::open().map_err(fail("find"))?;
+        let there = || Netlink::open().and_then(|netlink| netlink.index(&self.config.bridge));
         if let Some(index) = *known
-            && netlink.index(name).ok() == Some(index)
+            && there().ok() == Some(index)
         {
             return Ok(index);
         }
-        netlink.bridge(name).map_err(fail("make"))?;
-        let index = netlink.index(name).map_err(fail("find"))?;
-        netlink
-            .address(index, self.subnet.gateway(), self.subnet.prefix)
-            .map_err(fail("address"))?;
-        netlink.up(index).map_err(fail("bring up"))?;
-        forward()?;
+        let index = self.make_bridge()?;
         *known = Some(index);
         Ok(index)
     }
+
+    fn make_bridge(&self) -> Result<u32, NetError> {
+        let name = &self.config.bridge;
+        let fail = |what: &str| during(&format!("{what} bridge {name}"));
+        let mut netlink = Netlink::open().map_err(fail("find"))?;
+        netlink.bridge(name).map_err(fail("make"))?;
+        let index = netlink.index(name).map_err(fail("find"))?;
+        for subnet in self.subnets().all() {
+            netlink
+                .address(index, subnet.gateway(), subnet.prefix)
+                .map_err(fail("address"))?;
+        }
+        netlink.up(index).map_err(fail("bring up"))?;
+        self.make_table(&self.ports())?;
+        // After the table: its guard keeps pods from the host's loopback.
+        set_sysctl(&format!("conf/{name}/route_localnet"), "1")?;
+        set_sysctl("ip_forward", "1")?;
+        Ok(index)
+    }
+
+    /// An address for a pod, and the subnet that it is of.
+    fn lease(&self, id: &SandboxId) -> Result<(Ipv4Addr, Subnet), NetError> {
+        let subnets = self.subnets();
+        let current = subnets.current();
+        Ok((self.leases.take(&current, &subnets.gateways(), id)?, current))
+    }
+
+    fn open_ports(&self, id: &SandboxId, openings: Vec<Opening>) -> Result<(), NetError> {
+        if openings.is_empty() {
+            return Ok(());
+        }
+        let mut ports = self.ports();
+        ports.check(id, &openings)?;
+        ports.insert(id, openings.clone());
+        forget_flows(&openings);
+        if let Err(error) = table::open(&self.config.bridge, &openings) {
+            // Somebody took the table away, or part of it; with it every other pod's ports.
+            tracing::warn!(%error, table = self.config.bridge, "the nftables table is not as it was made; making it anew");
+            let made = self.make_table(&ports);
+            if made.is_err() {
+                ports.forget(id);
+            }
+            return made;
+        }
+        Ok(())
+    }
+
+    fn close_ports(&self, id: &SandboxId) -> Result<(), NetError> {
+        let mut ports = self.ports();
+        let openings = ports.of(id).to_vec();
+        if openings.is_empty() {
+            return Ok(());
+        }
+        ports.forget(id);
+        match table::close(&self.config.bridge, &openings) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.make_table(&ports)?,
+            result => result.map_err(during("close host ports"))?,
+        }
+        forget_flows(&openings);
+        Ok(())
+    }
+
+    fn make_table(&self, ports: &Ports) -> Result<(), NetError> {
+        let name = &self.config.bridge;
+        table::make(name, self.subnets().all(), &ports.all()).map_err(during(&format!("make nftables table {name}")))
+    }
+
+    fn subnets(&self) -> MutexGuard<'_, Subnets> {
+        self.subnets.lock().expect("no panic while the subnets are held")
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.ports.lock().expect("no panic while the ports are held")
+    }
 }
 
-/// Removes a bridge that no pod is on any more; nothing to do when it is gone.
+/// Ends the UDP flows to host ports that change hands.
+fn forget_flows(openings: &[Opening]) {
+    for opening in openings.iter().filter(|opening| opening.protocol == Protocol::Udp) {
+        if let Err(error) = conntrack::forget_udp(opening.host_port) {
+            tracing::warn!(%error, port = opening.host_port, "UDP flows to a host port may go on to the pod that had it");
+        }
+    }
+}
+
+/// Removes a bridge that no pod is on any more, and its table; nothing to do when they are gone.
 ///
 /// # Errors
 /// [`NetError::Netlink`].
 pub fn remove_bridge(name: &str) -> Result<(), NetError> {
     Netlink::open()
         .and_then(|mut netlink| netlink.delete(name))
+        .and_then(|()| table::remove(name))
         .map_err(during(&format!("remove {name}")))
 }
 
-/// Lets the host route between pods and the rest, and says so once when that changes it.
-fn forward() -> Result<(), NetError> {
-    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
+/// Sets a switch of the host below `net.ipv4` that pods need, and says so once when that changes it.
+fn set_sysctl(name: &str, value: &str) -> Result<(), NetError> {
+    let path = Path::new("/proc/sys/net/ipv4").join(name);
     let io = |action| {
-        move |source| NetError::Io {
-            action,
-            path: path.into(),
-            source,
-        }
+        let path = path.clone();
+        move |source| NetError::Io { action, path, source }
     };
-    if fs::read_to_string(path).map_err(io("read"))?.trim() == "0" {
-        fs::write(path, "1").map_err(io("write"))?;
-        tracing::info!("net.ipv4.ip_forward is on now: pods need it");
+    if fs::read_to_string(&path).map_err(io("read"))?.trim() != value {
+        fs::write(&path, value).map_err(io("write"))?;
+        tracing::info!("net.ipv4.{} is {value} now: pods need it", name.replace('/', "."));
     }
     Ok(())
 }

@@ -11,22 +11,22 @@ use rustix::net::{
     recv, sendto, socket_with,
 };
 
-use super::octets;
+use super::{
+    message::{ACK, CREATE, EXCL, Message, REQUEST, framed, verdict},
+    octets,
+};
 
 const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
 const NEWADDR: u16 = 20;
 const NEWROUTE: u16 = 24;
-const ERROR: u16 = 2;
-
-const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
-const EXCL: u16 = 0x200;
-const CREATE: u16 = 0x400;
+const SETLINK: u16 = 19;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
@@ -38,6 +38,7 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_OIF: u16 = 4;
 const UP: u32 = 1;
 const INET: u8 = 2;
+const BRIDGE: u8 = 7;
 
 /// A route socket in the calling thread's network namespace.
 pub struct Netlink {
@@ -59,7 +60,7 @@ impl Netlink {
 
     /// Makes a bridge; one that is there is kept.
     pub fn bridge(&mut self, name: &str) -> io::Result<()> {
-        let mut message = Message::link(0, 0);
+        let mut message = link(0, 0);
         message.text(IFLA_IFNAME, name);
         message.nest(IFLA_LINKINFO, |info| info.text(INFO_KIND, "bridge"));
         existing(self.send(NEWLINK, CREATE | EXCL, message))
@@ -67,7 +68,7 @@ impl Netlink {
 
     /// Makes a pair: `host`, up and on the bridge, and `peer` in another namespace. One message does all of it.
     pub fn veth(&mut self, host: &str, peer: &str, netns: RawFd, bridge: u32, mtu: u32) -> io::Result<()> {
-        let mut message = Message::link(0, UP);
+        let mut message = link(0, UP);
         message.text(IFLA_IFNAME, host);
         message.number(IFLA_MASTER, bridge);
         if mtu != 0 {
@@ -90,8 +91,19 @@ impl Netlink {
         self.send(NEWLINK, CREATE | EXCL, message)
     }
 
+    /// Lets a bridge send a frame back where it came from: where bridged packets pass netfilter (br_netfilter), a pod
+    /// that asks for its own host port is answered on its own port of the bridge.
+    pub fn hairpin(&mut self, name: &str) -> io::Result<()> {
+        let index = self.index(name)?;
+        let mut bytes = link_header(index, 0);
+        bytes[0] = BRIDGE;
+        let mut message = Message { bytes };
+        message.nest(IFLA_PROTINFO, |port| port.raw(IFLA_BRPORT_MODE, &[1]));
+        self.send(SETLINK, 0, message)
+    }
+
     pub fn up(&mut self, index: u32) -> io::Result<()> {
-        self.send(NEWLINK, 0, Message::link(index, UP))
+        self.send(NEWLINK, 0, link(index, UP))
     }
 
     /// Adds an address; one that is there is kept.
@@ -116,7 +128,7 @@ impl Netlink {
 
     /// Deletes an interface; one that is gone is no error.
     pub fn delete(&mut self, name: &str) -> io::Result<()> {
-        let mut message = Message::link(0, 0);
+        let mut message = link(0, 0);
         message.text(IFLA_IFNAME, name);
         match self.send(DELLINK, 0, message) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
@@ -127,25 +139,11 @@ impl Netlink {
     /// Sends one message and waits for the kernel's answer to it.
     fn send(&mut self, kind: u16, flags: u16, message: Message) -> io::Result<()> {
         self.sequence += 1;
-        let length = u32::try_from(16 + message.bytes.len()).map_err(io::Error::other)?;
-        let mut bytes = Vec::with_capacity(length as usize);
-        bytes.extend(length.to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend((flags | REQUEST | ACK).to_ne_bytes());
-        bytes.extend(self.sequence.to_ne_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend(message.bytes);
+        let bytes = framed(kind, flags | REQUEST | ACK, self.sequence, &message.bytes);
         sendto(&self.socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         let mut answer = [0u8; 4096];
         let (count, _) = recv(&self.socket, &mut answer[..], RecvFlags::empty())?;
-        let word = |at: usize| answer[at..at + 4].try_into().map(i32::from_ne_bytes).unwrap_or(0);
-        if count < 20 || u16::from_ne_bytes([answer[4], answer[5]]) != ERROR {
-            return Err(io::Error::other("an answer of another kind"));
-        }
-        match word(16) {
-            0 => Ok(()),
-            errno => Err(io::Error::from_raw_os_error(-errno)),
-        }
+        verdict(&answer[..count])?.1
     }
 }
 
@@ -165,40 +163,8 @@ fn link_header(index: u32, flags: u32) -> Vec<u8> {
     bytes
 }
 
-/// A message's family header and attributes.
-struct Message {
-    bytes: Vec<u8>,
-}
-
-impl Message {
-    fn link(index: u32, flags: u32) -> Self {
-        Self {
-            bytes: link_header(index, flags),
-        }
-    }
-
-    /// An attribute: length, kind, value, and padding to four bytes.
-    fn raw(&mut self, kind: u16, value: &[u8]) {
-        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        self.bytes.extend(length.to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(value);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn text(&mut self, kind: u16, value: &str) {
-        let mut bytes = value.as_bytes().to_vec();
-        bytes.push(0);
-        self.raw(kind, &bytes);
-    }
-
-    fn number(&mut self, kind: u16, value: u32) {
-        self.raw(kind, &value.to_ne_bytes());
-    }
-
-    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
-        let mut inner = Self { bytes: Vec::new() };
-        fill(&mut inner);
-        self.raw(kind, &inner.bytes);
+fn link(index: u32, flags: u32) -> Message {
+    Message {
+        bytes: link_header(index, flags),
     }
 }

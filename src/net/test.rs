@@ -1,5 +1,8 @@
 //! Real namespaces: one plays the host, so that the machine's own network stays as it is.
 
+mod host_ports;
+mod subnets;
+
 use std::{
     fs::File,
     io::{Read, Write},
@@ -88,7 +91,11 @@ fn pods_reach_each_other_and_leave_nothing() {
     server.join().unwrap();
     // A daemon that comes back frees what is not alive any more.
     let again = Network::open(&network.inner.config, dir.path()).unwrap();
-    let live = HashSet::from([pods[0].0.clone()]);
+    let live = [LivePod {
+        id: pods[0].0.clone(),
+        ips: vec![ips[0]],
+        port_mappings: Vec::new(),
+    }];
     in_network_namespace(host.as_fd(), || again.recover(&live).map_err(io::Error::other)).unwrap();
     in_network_namespace(host.as_fd(), || {
         let netlink = Netlink::open()?;
@@ -100,24 +107,4 @@ fn pods_reach_each_other_and_leave_nothing() {
     in_network_namespace(host.as_fd(), || again.detach(&pods[0].0).map_err(io::Error::other)).unwrap();
     again.detach(&pods[0].0).unwrap();
     assert_eq!(std::fs::read_dir(dir.path().join("net/leases")).unwrap().count(), 0);
-}
-
-#[test]
-fn host_ports_are_refused_by_name() {
-    let dir = tempfile::tempdir().unwrap();
-    let network = Network::open(&Config::default(), dir.path()).unwrap();
-    let mapping = PortMapping {
-        protocol: Protocol::Tcp,
-        container_port: 80,
-        host_port: 80,
-        host_ip: None,
-    };
-    let config = SandboxConfig {
-        port_mappings: vec![mapping],
-        ..config()
-    };
-    let null = File::open("/dev/null").unwrap();
-    let error = network.attach(&SandboxId::random(), null.as_fd(), &config).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unimplemented);
-    assert!(error.to_string().contains("port_mappings.host_port"));
 }

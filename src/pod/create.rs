@@ -7,29 +7,27 @@ use std::{
     sync::Arc,
 };
 
-use rustix::{
-    fs::CWD,
-    mount::{OpenTreeFlags, open_tree},
-};
-
 use super::{
     Inner, PodError, Pods, blocking,
     index::{Container, Sandbox},
     log,
     pins::{self, io_error},
     records::{ContainerPlan, ContainerSpec, ContainerStatus},
+    userns,
+    volumes::{self, Volumes, detached},
 };
 use crate::{
+    image::snapshot::Mapped,
     lockdown::{self, capabilities, seccomp},
     model::{
-        Access, ContainerConfig, ContainerId, ContainerState, ImageConfig, ImageView, Mount, NamespaceMode,
-        SandboxState, Security, Stages, Stopwatch, Timestamp,
+        ContainerConfig, ContainerId, ContainerState, ImageMount, ImageView, Mount, NamespaceMode, SandboxState,
+        Security, Stages, Stopwatch, Timestamp, User, UserNamespace,
     },
     shim::Shim,
-    spec::{self, CgroupMount, SpecInput, StagedMount},
+    spec::{self, SpecInput},
     store::{Folder, Name},
     sys::mount::set_readonly,
-    zygote::{self, CreateRequest, NamespaceFds, NamespaceKind},
+    zygote::{self, CreateRequest, NamespaceFds, NamespaceKind, PodNamespaces},
 };
 
 impl Pods {
@@ -87,6 +85,8 @@ impl Inner {
             .images
             .status(&config.image)?
             .ok_or_else(|| PodError::NoImage(config.image.clone()))?;
+        userns::check(&sandbox.plan.config.namespaces, &config.security.namespaces)?;
+        let volumes = self.volume_images(&config)?;
         let id = ContainerId::random();
         let plan = ContainerPlan {
             id: id.clone(),
@@ -98,13 +98,16 @@ impl Inner {
             cgroup: self.cgroup_path(&sandbox.plan.config, id.as_str()),
             config,
             image_id: image.id.clone(),
+            volume_images: volumes.iter().map(|image| image.id.clone()).collect(),
             created_at: Timestamp::now(),
         };
         let folder = self.containers.folder(id.as_str());
-        self.with.images.hold(&image.id, &id);
-        match self.clone().make_container(&plan, &folder, &sandbox, image).await {
+        self.hold_images(&plan);
+        let images = (image, volumes);
+        match self.clone().make_container(&plan, &folder, &sandbox, images).await {
             Ok((spec, shim, stages)) => {
                 let container = Arc::new(Container {
+                    resources: tokio::sync::watch::Sender::new(plan.config.resources.clone()),
                     plan,
                     spec,
                     folder,
@@ -131,7 +134,7 @@ impl Inner {
         plan: &ContainerPlan,
         folder: &Folder,
         sandbox: &Arc<Sandbox>,
-        image: ImageView,
+        (image, volumes): (ImageView, Vec<ImageView>),
     ) -> Result<(ContainerSpec, Shim, Stages), PodError> {
         let mut watch = Stopwatch::start();
         folder.create()?;
@@ -139,7 +142,7 @@ impl Inner {
         watch.lap("plan");
         let prepared = {
             let (inner, plan, folder, sandbox) = (self.clone(), plan.clone(), folder.clone(), sandbox.clone());
-            blocking(move || inner.prepare(&plan, &folder, &sandbox, &image)).await?
+            blocking(move || inner.prepare(&plan, &folder, &sandbox, &image, &volumes)).await?
         };
         watch.lap_with(prepared.stages, "hand-over");
         let created = self.with.zygote.create(prepared.request).await?;
@@ -168,33 +171,46 @@ impl Inner {
         folder: &Folder,
         sandbox: &Sandbox,
         image: &ImageView,
+        volumes: &[ImageView],
     ) -> Result<Prepared, PodError> {
-        let (config, security) = (&plan.config, &plan.config.security);
+        let security = &plan.config.security;
         let mut watch = Stopwatch::start();
-        let rootfs = self.with.snapshots.prepare(&plan.id, &image.layers)?;
+        let pinned = pins::open_namespaces(sandbox.folder.path())?;
+        let ids = sandbox.plan.config.namespaces.user;
+        let root = ids.as_ref().map_or((0, 0), UserNamespace::root);
+        let mapped = pinned.user.as_ref().zip(ids);
+        let mapped = mapped.map(|(namespace, ids)| Mapped {
+            namespace: namespace.as_fd(),
+            ids,
+        });
+        let rootfs = self.with.snapshots.prepare(&plan.id, &image.layers, mapped)?;
         watch.lap("snapshot");
         lockdown::rootfs::check(rootfs.as_fd())?;
-        let user = lockdown::user::resolve(rootfs.as_fd(), &image.config.user, security)?;
+        let mut user = lockdown::user::resolve(rootfs.as_fd(), &image.config.user, security)?;
+        let mut devices = spec::resolve_devices(&plan.config.devices, security.privileged)?;
+        let config = self.with_cdi(&plan.config, ids.as_ref(), &mut user, &mut devices)?;
+        let config = &config;
+        let owner = userns::host_ids(ids.as_ref(), &user)?;
         let capabilities = capabilities::resolve(security)?;
         watch.lap("root and user");
         let filter = seccomp::compile(security, &capabilities)?;
         watch.lap("seccomp");
-        let devices = spec::resolve_devices(&config.devices, security.privileged)?;
         self.with
             .cgroups
             .create(&plan.cgroup, &config.resources, &devices.rules)?;
         watch.lap("cgroup");
 
-        let mut stage = Stage::default();
-        let staged = config
-            .mounts
-            .iter()
-            .map(|mount| stage.volume(mount))
-            .collect::<Result<Vec<_>, _>>()?;
-        let files = pod_files(sandbox, config)?;
-        let (cgroup, cgroups) = self.cgroup_view(plan)?;
+        let volumes = Volumes {
+            container: &plan.id,
+            snapshots: &self.with.snapshots,
+            images: volumes,
+            mapped,
+        };
+        let (mounts, staged) = volumes.open(&config.mounts)?;
+        let files = volumes::pod_files(sandbox, config)?;
+        let cgroups = self.cgroup_view(plan)?;
         watch.lap("volumes");
-        let (namespaces, namespace_fds) = self.namespaces(sandbox, security)?;
+        let (namespaces, namespace_fds) = self.namespaces(sandbox, pinned, security)?;
         let hostname = fs::read_to_string(sandbox.folder.path().join("hostname")).unwrap_or_default();
         let generated = spec::generate(&SpecInput {
             config,
@@ -204,14 +220,12 @@ impl Inner {
             capabilities,
             capability_names: capabilities::names,
             rootfs: zygote::staged_rootfs(),
-            cgroup,
             staged: &staged,
-            devices: devices.nodes,
             namespaces,
             hostname: hostname.trim_end(),
         })?;
         let process = generated.process().clone().unwrap_or_default();
-        lockdown::rootfs::ensure_dir(rootfs.as_fd(), process.cwd())?;
+        lockdown::rootfs::ensure_dir(rootfs.as_fd(), process.cwd(), root)?;
         let path = folder.path().join("config.json");
         let text = serde_json::to_vec(&generated).map_err(spec::SpecError::from)?;
         fs::write(&path, text).map_err(|source| io_error("write", &path, source))?;
@@ -223,10 +237,12 @@ impl Inner {
             id: plan.id.clone(),
             dir: folder.path().to_owned(),
             rootfs,
-            base: spec::base_mounts(security, &config.mounts),
+            root,
+            base: spec::base_mounts(security, ids.as_ref(), &config.mounts),
+            devices: devices.nodes,
             files,
-            volumes: image_volumes(&image.config, config),
-            mounts: stage.mounts,
+            volumes: volumes::declared_by(&image.config, config),
+            mounts,
             cgroups,
             namespaces: namespace_fds,
             cgroup: self.cgroup_join(&plan.cgroup)?,
@@ -238,7 +254,7 @@ impl Inner {
                 stdin: config.stdio.stdin,
                 stdin_once: config.stdio.stdin_once,
             },
-            owner: (user.uid, user.gid),
+            owner,
             cwd: process.cwd().clone(),
             oom_score_adj: config.resources.oom_score_adj,
         };
@@ -248,6 +264,7 @@ impl Inner {
             cwd: process.cwd().clone(),
             capabilities,
             user,
+            owner,
             init: 0,
             init_exe: None,
         };
@@ -259,20 +276,67 @@ impl Inner {
         })
     }
 
-    /// On v1 a container sees its own folder of each hierarchy, as with the peers; only a privileged one writes there.
-    fn cgroup_view(&self, plan: &ContainerPlan) -> Result<(CgroupMount, Vec<(String, OwnedFd)>), PodError> {
+    /// What was asked for, with what its CDI devices bring.
+    fn with_cdi(
+        &self,
+        config: &ContainerConfig,
+        namespace: Option<&UserNamespace>,
+        user: &mut User,
+        devices: &mut spec::Devices,
+    ) -> Result<ContainerConfig, PodError> {
+        let owner = spec::CdiOwner {
+            user: (user.uid, user.gid),
+            namespace,
+        };
+        let edits = spec::resolve_cdi(&self.config.cdi_spec_dirs, &config.cdi_devices, owner, devices)?;
+        user.groups.extend(edits.gids);
+        user.groups.sort_unstable();
+        user.groups.dedup();
+        let mut config = config.clone();
+        config.mounts.extend(edits.mounts);
+        config.envs.extend(edits.env);
+        Ok(config)
+    }
+
+    /// The images that a container's mounts show, in the order of those mounts.
+    fn volume_images(&self, config: &ContainerConfig) -> Result<Vec<ImageView>, PodError> {
+        let wanted = config.mounts.iter().filter_map(Mount::image);
+        let find = |wanted: &ImageMount| {
+            self.with
+                .images
+                .status(&wanted.image)?
+                .ok_or_else(|| volumes::missing(wanted))
+        };
+        wanted.map(find).collect()
+    }
+
+    /// Keeps the layers of every image that a container uses.
+    pub(super) fn hold_images(&self, plan: &ContainerPlan) {
+        for image in plan.images() {
+            self.with.images.hold(image, &plan.id);
+        }
+    }
+
+    /// A container sees its own folder of each hierarchy, as with the peers; only a privileged one writes there. On v2,
+    /// where a privileged one stays in the host's cgroup namespace, it sees the host's whole tree.
+    ///
+    /// A mount of the host's and never a new one: cgroup2 mounted anew from the host's cgroup namespace takes the host's
+    /// options (`nsdelegate`, `memory_recursiveprot`) away (kernel 6.12, `apply_cgroup_root_flags`).
+    fn cgroup_view(&self, plan: &ContainerPlan) -> Result<Vec<(String, OwnedFd)>, PodError> {
         let covered = plan
             .config
             .mounts
             .iter()
             .any(|mount| mount.container_path == Path::new("/sys/fs/cgroup"));
         if covered {
-            return Ok((CgroupMount::Elsewhere, Vec::new()));
+            return Ok(Vec::new());
         }
-        if self.with.cgroups.is_v2() {
-            return Ok((CgroupMount::V2, Vec::new()));
-        }
-        let views = self.with.cgroups.views(&plan.cgroup).into_iter();
+        let whole = self.with.cgroups.is_v2() && plan.config.security.privileged;
+        let views = self
+            .with
+            .cgroups
+            .views(if whole { "/" } else { &plan.cgroup })
+            .into_iter();
         let trees = views.map(|(name, folder)| {
             let tree = detached(&folder)?;
             if !plan.config.security.privileged {
@@ -281,18 +345,25 @@ impl Inner {
             }
             Ok::<_, PodError>((name, tree))
         });
-        Ok((CgroupMount::Elsewhere, trees.collect::<Result<_, _>>()?))
+        trees.collect()
     }
 
     /// Which namespaces the container joins, which are its own, and the descriptors of the former.
     fn namespaces(
         &self,
         sandbox: &Sandbox,
+        pinned: PodNamespaces,
         security: &Security,
     ) -> Result<(Vec<SpecNamespace>, NamespaceFds), PodError> {
-        let pinned = pins::open_namespaces(sandbox.folder.path())?;
         let mut spec = vec![("mount", None)];
+        if pinned.user.is_some() {
+            spec.push(("user", Some(zygote::namespace_path(NamespaceKind::User))));
+        }
+        if self.with.cgroups.is_v2() && !security.privileged {
+            spec.push(("cgroup", None));
+        }
         let mut fds = NamespaceFds {
+            user: pinned.user,
             net: pinned.net,
             ipc: pinned.ipc,
             uts: pinned.uts,
@@ -322,73 +393,6 @@ impl Inner {
         }
         Ok((spec, fds))
     }
-}
-
-/// Detached mounts for the helper, numbered as it attaches them.
-#[derive(Default)]
-struct Stage {
-    mounts: Vec<OwnedFd>,
-}
-
-impl Stage {
-    /// Clones the tree at a host path and answers where the container's helper will have it.
-    fn add(&mut self, source: &Path) -> Result<PathBuf, PodError> {
-        self.mounts.push(detached(source)?);
-        Ok(zygote::staged_mount(self.mounts.len() - 1))
-    }
-
-    /// A volume of the CRI. A host path that is missing becomes a folder, as with both peers.
-    fn volume(&mut self, mount: &Mount) -> Result<StagedMount, PodError> {
-        if !mount.host_path.exists() {
-            fs::create_dir_all(&mount.host_path).map_err(|source| io_error("make", &mount.host_path, source))?;
-        }
-        let source = self.add(&mount.host_path)?;
-        if mount.access == Access::RecursiveReadOnly {
-            let tree = self.mounts.last().expect("just added").as_fd();
-            set_readonly(tree, true)
-                .map_err(|source| io_error("make recursively read-only", &mount.host_path, source))?;
-        }
-        Ok(StagedMount {
-            mount: mount.clone(),
-            source,
-        })
-    }
-}
-
-/// The pod's shared memory and files, and where in the container they go unless a volume takes their place.
-fn pod_files(sandbox: &Sandbox, config: &ContainerConfig) -> Result<Vec<(PathBuf, OwnedFd)>, PodError> {
-    let folder = sandbox.folder.path();
-    let shm = match config.security.namespaces.ipc {
-        NamespaceMode::Node => PathBuf::from("/dev/shm"),
-        _ => folder.join("shm"),
-    };
-    let texts = ["resolv.conf", "hosts", "hostname"].map(|name| (folder.join(name), Path::new("/etc").join(name)));
-    let all = std::iter::once((shm, PathBuf::from("/dev/shm"))).chain(texts);
-    all.filter(|(_, place)| !spec::covers(&config.mounts, place))
-        .map(|(source, place)| {
-            let tree = detached(&source)?;
-            if config.security.readonly_rootfs && place.starts_with("/etc") {
-                set_readonly(tree.as_fd(), false).map_err(|e| io_error("make read-only", &source, e))?;
-            }
-            Ok((place, tree))
-        })
-        .collect()
-}
-
-/// The image's `Volumes`, but for those whose place a volume of the client's takes. They live in the container's
-/// writable layer and go with it, as both peers' do; an image cannot reach a pod's files or devices with them.
-fn image_volumes(image: &ImageConfig, config: &ContainerConfig) -> Vec<PathBuf> {
-    let own = |place: &Path| ["/proc", "/sys", "/dev"].iter().any(|base| place.starts_with(base));
-    let places = image.volumes.iter().map(|volume| Path::new("/").join(volume));
-    places
-        .filter(|place| place.parent().is_some() && !own(place) && !spec::covers(&config.mounts, place))
-        .collect()
-}
-
-/// A copy of the mounts at a host path, attached nowhere.
-fn detached(source: &Path) -> Result<OwnedFd, PodError> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    open_tree(CWD, source, flags).map_err(|errno| io_error("mount", source, errno.into()))
 }
 
 fn pid_namespace(pid: u32) -> Result<OwnedFd, PodError> {

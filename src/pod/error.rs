@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     cgroup::CgroupError,
+    checkpoint::CheckpointError,
     image::ImageError,
     lockdown::LockdownError,
     model::{ContainerId, ErrorKind, SandboxId},
@@ -25,6 +26,9 @@ pub enum PodError {
     Ambiguous { what: &'static str, id: String },
     #[error("image {0:?} is not present")]
     NoImage(String),
+    /// Asked for a user namespace on a node that cannot give one.
+    #[error("config.linux.security_context.namespace_options.userns_options.mode: no user namespaces here: {0}")]
+    NoUserNamespaces(String),
     #[error("sandbox {0} is not ready")]
     SandboxNotReady(SandboxId),
     #[error("a {what} with this metadata exists already: {id}")]
@@ -39,12 +43,18 @@ pub enum PodError {
     NoHandler(String),
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: String },
+    /// The kubelet knows it by its first word. Source: k8s.io/cri-api, `pkg/errors`.
+    #[error("ImageVolumeMountFailed: {why}")]
+    ImageVolume { kind: ErrorKind, why: String },
     #[error("{action} {}", path.display())]
     Io {
         action: &'static str,
         path: PathBuf,
         source: std::io::Error,
     },
+    /// The first word is the kubelet's (cri-api `ErrRROUnsupported`).
+    #[error("RROUnsupported: make {} recursively read-only", path.display())]
+    RecursiveReadOnly { path: PathBuf, source: std::io::Error },
     #[error("container {0} did not die within the time allowed")]
     Unkillable(ContainerId),
     #[error("the command did not end within {0:?} and was killed")]
@@ -65,6 +75,8 @@ pub enum PodError {
     Store(#[from] StoreError),
     #[error("cgroup")]
     Cgroup(#[from] CgroupError),
+    #[error("checkpoint")]
+    Checkpoint(#[from] CheckpointError),
     #[error("image")]
     Image(#[from] ImageError),
     #[error("lockdown")]
@@ -88,13 +100,17 @@ impl PodError {
         match self {
             Self::NoSandbox(_) | Self::NoContainer(_) | Self::NoImage(_) | Self::NoHandler(_) => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::AlreadyExists,
+            Self::NoUserNamespaces(_) => ErrorKind::FailedPrecondition,
             Self::SandboxNotReady(_) | Self::WrongState { .. } => ErrorKind::FailedPrecondition,
             Self::Ambiguous { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::ImageVolume { kind, .. } => *kind,
             Self::TooManyStreams(_) | Self::TooSlow => ErrorKind::ResourceExhausted,
             Self::NoListener { .. } => ErrorKind::Unavailable,
             Self::ExecTimeout(_) | Self::Unkillable(_) => ErrorKind::DeadlineExceeded,
+            Self::RecursiveReadOnly { .. } => ErrorKind::Named,
             Self::Io { .. } | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Cgroup(e) => e.kind(),
+            Self::Checkpoint(e) => e.kind(),
             Self::Image(e) => e.kind(),
             Self::Lockdown(e) => e.kind(),
             Self::Net(e) => e.kind(),

@@ -197,6 +197,7 @@ impl Pods {
             seccomp: filter_of(plan, spec)?,
             cgroup: self.inner.cgroup_join(&plan.cgroup)?,
             stdio,
+            owner: spec.owner,
         })
     }
 }

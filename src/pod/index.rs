@@ -9,12 +9,12 @@ use tokio::sync::watch;
 
 use super::{
     PodError,
-    records::{ContainerPlan, ContainerSpec, SandboxPlan, SandboxStatus},
+    records::{ContainerPlan, ContainerSpec, SandboxChanges, SandboxPlan, SandboxStatus},
 };
 use crate::{
     model::{
-        ContainerFilter, ContainerId, ContainerMetadata, ContainerState, ContainerView, SandboxFilter, SandboxId,
-        SandboxMetadata, SandboxView, Stages,
+        ContainerConfig, ContainerFilter, ContainerId, ContainerMetadata, ContainerState, ContainerView, Resources,
+        SandboxConfig, SandboxFilter, SandboxId, SandboxMetadata, SandboxView, Stages,
     },
     shim::Shim,
     store::Folder,
@@ -26,7 +26,9 @@ pub struct Sandbox {
     pub folder: Folder,
     /// Replaced as a whole; the record on disk is written first.
     pub status: watch::Sender<SandboxStatus>,
-    /// Whose turn it is to stop or remove it.
+    /// What was changed since it was run; on disk first.
+    pub changes: watch::Sender<SandboxChanges>,
+    /// Whose turn it is to change, stop or remove it.
     pub turn: tokio::sync::Mutex<()>,
     /// Where the time of RunPodSandbox went; empty after a restart of the daemon.
     pub stages: Stages,
@@ -36,9 +38,15 @@ impl Sandbox {
     /// A snapshot for readers.
     pub fn view(&self) -> SandboxView {
         let status = self.status.borrow();
+        let changes = self.changes.borrow().clone();
+        let planned = &self.plan.config;
         SandboxView {
             id: self.plan.id.clone(),
-            config: self.plan.config.clone(),
+            config: SandboxConfig {
+                overhead: changes.overhead.or_else(|| planned.overhead.clone()),
+                resources: changes.resources.or_else(|| planned.resources.clone()),
+                ..planned.clone()
+            },
             state: status.state,
             created_at: self.plan.created_at,
             ips: status.ips.clone(),
@@ -53,7 +61,9 @@ pub struct Container {
     pub folder: Folder,
     /// Replaced as a whole; the record on disk is written first.
     pub state: watch::Sender<ContainerState>,
-    /// Whose turn it is to start or remove it.
+    /// The limits it has now; on disk first.
+    pub resources: watch::Sender<Resources>,
+    /// Whose turn it is to start, change or remove it.
     pub turn: tokio::sync::Mutex<()>,
     /// The earliest of the deadlines of the StopContainer calls under way, and whether the stop signal was sent.
     pub stopping: watch::Sender<Option<tokio::time::Instant>>,
@@ -70,8 +80,12 @@ impl Container {
         ContainerView {
             id: self.plan.id.clone(),
             sandbox: self.plan.sandbox.clone(),
-            config: self.plan.config.clone(),
+            config: ContainerConfig {
+                resources: self.resources.borrow().clone(),
+                ..self.plan.config.clone()
+            },
             image_id: self.plan.image_id.clone(),
+            volume_images: self.plan.volume_images.clone(),
             user: self.spec.user.clone(),
             stop_signal: self.spec.stop_signal,
             log: self.plan.log.clone(),

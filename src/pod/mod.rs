@@ -12,6 +12,7 @@
 //! A mutating call runs to its end once begun, and the same request arriving meanwhile joins it.
 
 mod attach;
+mod checkpoint;
 mod connect;
 mod create;
 mod error;
@@ -30,9 +31,15 @@ mod stop;
 mod stop_sandbox;
 mod teardown;
 mod tickets;
+mod update;
+mod userns;
+mod volumes;
 mod watch;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +73,10 @@ pub struct Config {
     pub runtime_handlers: Vec<String>,
     /// Most processes and threads of one container; 0: no limit.
     pub pids_limit: i64,
+    /// Folders of CDI specifications; a later one wins over an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// The criu program, for CheckpointContainer and nothing else; it need not be there.
+    pub criu: PathBuf,
 }
 
 impl Default for Config {
@@ -74,6 +85,8 @@ impl Default for Config {
             cgroup_parent: "/inro".into(),
             runtime_handlers: vec!["inro".into()],
             pids_limit: 0,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            criu: "/usr/sbin/criu".into(),
         }
     }
 }
@@ -100,6 +113,8 @@ struct Inner {
     containers: Shelf,
     with: Mechanisms,
     index: Index,
+    /// Why pods cannot have user namespaces of their own, if they cannot.
+    no_user_namespaces: std::sync::OnceLock<Option<String>>,
     runs: Flights<SandboxMetadata, SandboxId>,
     creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
     tickets: Tickets,
@@ -127,6 +142,7 @@ impl Pods {
             containers: Shelf::open(state, "containers")?,
             with,
             index: Index::default(),
+            no_user_namespaces: std::sync::OnceLock::new(),
             runs: Flights::default(),
             creates: Flights::default(),
             tickets: Tickets::default(),

@@ -3,6 +3,7 @@
 //! Source: namespaces(7), "The /proc/pid/ns/ directory": a bind mount of a namespace file keeps the namespace.
 
 use std::{
+    ffi::CString,
     fs::{self, File},
     io,
     os::fd::{AsRawFd, OwnedFd},
@@ -15,9 +16,9 @@ use super::PodError;
 use crate::zygote::PodNamespaces;
 
 /// Names of the pinned namespaces, as in /proc/PID/ns.
-const KINDS: [&str; 3] = ["net", "ipc", "uts"];
+const KINDS: [&str; 4] = ["user", "net", "ipc", "uts"];
 /// Size of a pod's /dev/shm, as both peers have it.
-const SHM: &std::ffi::CStr = c"mode=1777,size=64m";
+const SHM: &str = "mode=1777,size=64m";
 
 /// Binds each namespace to `<folder>/ns/<kind>`.
 ///
@@ -26,7 +27,8 @@ const SHM: &std::ffi::CStr = c"mode=1777,size=64m";
 pub fn pin_namespaces(folder: &Path, namespaces: &PodNamespaces) -> Result<(), PodError> {
     let dir = folder.join("ns");
     fs::create_dir(&dir).map_err(|source| io_error("make", &dir, source))?;
-    for (kind, fd) in KINDS.iter().zip([&namespaces.net, &namespaces.ipc, &namespaces.uts]) {
+    let fds = [&namespaces.user, &namespaces.net, &namespaces.ipc, &namespaces.uts];
+    for (kind, fd) in KINDS.iter().zip(fds) {
         let Some(fd) = fd else { continue };
         let target = dir.join(kind);
         File::create(&target).map_err(|source| io_error("make", &target, source))?;
@@ -50,21 +52,24 @@ pub fn open_namespaces(folder: &Path) -> Result<PodNamespaces, PodError> {
         }
     };
     Ok(PodNamespaces {
+        user: open("user")?,
         net: open("net")?,
         ipc: open("ipc")?,
         uts: open("uts")?,
     })
 }
 
-/// Mounts the pod's /dev/shm at `<folder>/shm`.
+/// Mounts the pod's /dev/shm at `<folder>/shm`, for the pod's root as the host counts.
 ///
 /// # Errors
 /// [`PodError::Io`].
-pub fn mount_shm(folder: &Path) -> Result<PathBuf, PodError> {
+pub fn mount_shm(folder: &Path, (uid, gid): (u32, u32)) -> Result<PathBuf, PodError> {
     let target = folder.join("shm");
     fs::create_dir(&target).map_err(|source| io_error("make", &target, source))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("shm", &target, "tmpfs", flags, SHM).map_err(|errno| io_error("mount shm on", &target, errno.into()))?;
+    let options = CString::new(format!("{SHM},uid={uid},gid={gid}")).expect("no NUL byte in it");
+    mount("shm", &target, "tmpfs", flags, options.as_c_str())
+        .map_err(|errno| io_error("mount shm on", &target, errno.into()))?;
     Ok(target)
 }
 
@@ -112,13 +117,14 @@ mod test {
         pin_namespaces(
             dir.path(),
             &PodNamespaces {
+                user: None,
                 net: own("net"),
                 ipc: None,
                 uts: own("uts"),
             },
         )
         .unwrap();
-        mount_shm(dir.path()).unwrap();
+        mount_shm(dir.path(), (0, 0)).unwrap();
         assert_eq!(mounts(), before + 3);
         let again = open_namespaces(dir.path()).unwrap();
         assert!(again.net.is_some() && again.ipc.is_none() && again.uts.is_some());

@@ -8,8 +8,8 @@ use std::{net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    CapabilitySets, ContainerConfig, ContainerId, ContainerState, ImageId, SandboxConfig, SandboxId, SandboxState,
-    Timestamp, User,
+    CapabilitySets, ContainerConfig, ContainerId, ContainerState, ImageId, Resources, SandboxConfig, SandboxId,
+    SandboxState, Timestamp, User,
 };
 
 /// A sandbox's plan.
@@ -31,6 +31,13 @@ pub struct SandboxStatus {
     pub reaper: Option<u32>,
 }
 
+/// What UpdatePodSandboxResources said last, over the plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxChanges {
+    pub overhead: Option<Resources>,
+    pub resources: Option<Resources>,
+}
+
 /// A container's plan.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerPlan {
@@ -38,6 +45,9 @@ pub struct ContainerPlan {
     pub sandbox: SandboxId,
     pub config: ContainerConfig,
     pub image_id: ImageId,
+    /// Of the mounts that show images, in their order.
+    #[serde(default)]
+    pub volume_images: Vec<ImageId>,
     /// Absolute path of the log.
     pub log: Option<PathBuf>,
     /// cgroup path under the hierarchies' roots.
@@ -45,10 +55,20 @@ pub struct ContainerPlan {
     pub created_at: Timestamp,
 }
 
+impl ContainerPlan {
+    /// Every image whose layers the container uses.
+    pub fn images(&self) -> impl Iterator<Item = &ImageId> {
+        std::iter::once(&self.image_id).chain(&self.volume_images)
+    }
+}
+
 /// What was found out while a container was made, and what an exec in it starts from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerSpec {
     pub user: User,
+    /// The host's ids of that user.
+    #[serde(default)]
+    pub owner: (u32, u32),
     pub stop_signal: i32,
     pub capabilities: CapabilitySets,
     pub env: Vec<String>,
@@ -62,4 +82,10 @@ pub struct ContainerSpec {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerStatus {
     pub state: ContainerState,
+}
+
+/// What a container's limits became in place, over the plan: whole, not only what was changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerChanges {
+    pub resources: Resources,
 }

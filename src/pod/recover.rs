@@ -1,17 +1,20 @@
 //! What a starting daemon finds: for each folder its plan is taken up again or undone. Nothing is searched for.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Inner, PodError, Pods,
     create::init_exe,
     index::{Container, Sandbox},
-    records::{ContainerPlan, ContainerSpec, ContainerStatus, SandboxPlan, SandboxStatus},
+    records::{
+        ContainerChanges, ContainerPlan, ContainerSpec, ContainerStatus, SandboxChanges, SandboxPlan, SandboxStatus,
+    },
     start,
     teardown::chain,
 };
 use crate::{
     model::{ContainerState, SandboxState, Stages, Timestamp},
+    net::LivePod,
     shim::Shim,
     store::{Folder, Name, Shelf},
 };
@@ -74,11 +77,13 @@ impl Inner {
             };
             folder.write(Name::Status, &status)?;
         }
+        let changes = folder.read::<SandboxChanges>(Name::Changes)?.unwrap_or_default();
         let (status, turn) = (tokio::sync::watch::Sender::new(status), tokio::sync::Mutex::default());
         self.index.insert_sandbox(Arc::new(Sandbox {
             plan,
             folder: folder.clone(),
             status,
+            changes: tokio::sync::watch::Sender::new(changes),
             turn,
             stages: Stages::new(),
         }));
@@ -100,8 +105,11 @@ impl Inner {
             }
             return Ok(());
         };
-        self.with.images.hold(&plan.image_id, &plan.id);
+        self.hold_images(&plan);
+        let changes = folder.read::<ContainerChanges>(Name::Changes)?;
+        let resources = changes.map_or_else(|| plan.config.resources.clone(), |changes| changes.resources);
         let container = Arc::new(Container {
+            resources: tokio::sync::watch::Sender::new(resources),
             plan,
             spec,
             folder: folder.clone(),
@@ -127,11 +135,15 @@ impl Inner {
         Ok(())
     }
 
-    fn live(&self) -> HashSet<crate::model::SandboxId> {
+    fn live(&self) -> Vec<LivePod> {
         let all = self.index.sandboxes(&Default::default());
         all.into_iter()
             .filter(|view| view.state == SandboxState::Ready)
-            .map(|view| view.id)
+            .map(|view| LivePod {
+                id: view.id,
+                ips: view.ips,
+                port_mappings: view.config.port_mappings,
+            })
             .collect()
     }
 }

@@ -9,7 +9,7 @@ use super::{
     records::{SandboxPlan, SandboxStatus},
 };
 use crate::{
-    model::{NamespaceMode, SandboxConfig, SandboxId, SandboxState, Stages, Stopwatch, Timestamp},
+    model::{NamespaceMode, SandboxConfig, SandboxId, SandboxState, Stages, Stopwatch, Timestamp, UserNamespace},
     spec,
     store::{Folder, Name},
     zygote::{CgroupJoin, NamespacesRequest, PodInitRequest, PodNamespaces},
@@ -33,6 +33,7 @@ impl Pods {
 impl Inner {
     async fn run_sandbox(self: Arc<Self>, config: SandboxConfig) -> Result<SandboxId, PodError> {
         self.check_handler(&config.runtime_handler)?;
+        self.check_user_namespace(&config.namespaces)?;
         if let Some(existing) = self.index.sandbox_named(&config.metadata) {
             return again(&existing, &config);
         }
@@ -51,6 +52,7 @@ impl Inner {
                     plan,
                     folder,
                     status,
+                    changes: tokio::sync::watch::Sender::default(),
                     turn,
                     stages,
                 }));
@@ -92,6 +94,7 @@ impl Inner {
         namespaces: PodNamespaces,
     ) -> Result<(PodNamespaces, Vec<std::net::IpAddr>), PodError> {
         let (network, plan, folder) = (self.with.network.clone(), plan.clone(), folder.clone());
+        let root = plan.config.namespaces.user.as_ref().map_or((0, 0), UserNamespace::root);
         blocking(move || {
             pins::pin_namespaces(folder.path(), &namespaces)?;
             let ips = match &namespaces.net {
@@ -103,9 +106,9 @@ impl Inner {
                 None => Vec::new(),
             };
             if namespaces.ipc.is_some() {
-                pins::mount_shm(folder.path())?;
+                pins::mount_shm(folder.path(), root)?;
             }
-            write_files(folder.path(), &plan.config)?;
+            write_files(folder.path(), &plan.config, root)?;
             Ok::<_, PodError>((namespaces, ips))
         })
         .await
@@ -127,6 +130,7 @@ impl Inner {
         let fail = |source| io_error("duplicate the namespaces of", folder.path(), source);
         let request = PodInitRequest {
             cgroup: self.cgroup_join(&path)?,
+            user: copy(&namespaces.user).map_err(fail)?,
             net: copy(&namespaces.net).map_err(fail)?,
             ipc: copy(&namespaces.ipc).map_err(fail)?,
             uts: copy(&namespaces.uts).map_err(fail)?,
@@ -177,6 +181,7 @@ fn again(existing: &Sandbox, config: &SandboxConfig) -> Result<SandboxId, PodErr
 fn namespaces_wanted(config: &SandboxConfig) -> NamespacesRequest {
     let own_net = config.namespaces.network != NamespaceMode::Node;
     NamespacesRequest {
+        user: config.namespaces.user,
         net: own_net,
         ipc: config.namespaces.ipc != NamespaceMode::Node,
         uts: own_net,
@@ -185,8 +190,8 @@ fn namespaces_wanted(config: &SandboxConfig) -> NamespacesRequest {
     }
 }
 
-/// The files that every container of the pod gets unless its mounts bring their own.
-fn write_files(folder: &Path, config: &SandboxConfig) -> Result<(), PodError> {
+/// The files that every container of the pod gets unless its mounts bring their own. The pod's root may write them.
+fn write_files(folder: &Path, config: &SandboxConfig, (uid, gid): (u32, u32)) -> Result<(), PodError> {
     let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let hostname = match config.hostname.as_str() {
         "" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -200,6 +205,8 @@ fn write_files(folder: &Path, config: &SandboxConfig) -> Result<(), PodError> {
     for (name, text) in files {
         let path = folder.join(name);
         fs::write(&path, text).map_err(|source| io_error("write", &path, source))?;
+        std::os::unix::fs::chown(&path, Some(uid), Some(gid))
+            .map_err(|source| io_error("set the owner of", &path, source))?;
     }
     Ok(())
 }

@@ -262,3 +262,66 @@ impl AsyncWrite for Closing {
 const DRAIN: Duration = Duration::from_secs(2);
 /// Most bytes in a pipe of ours.
 const PIPE: usize = 1 << 20;
+
+#[cfg(test)]
+mod test {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn until_exit() -> (pipe::Sender, UntilExit<pipe::Receiver>, watch::Sender<Option<i32>>) {
+        let (to, from) = pipe::pipe().unwrap();
+        let (exit, code) = watch::channel(None);
+        (to, UntilExit::new(from, code), exit)
+    }
+
+    #[tokio::test]
+    async fn what_a_process_wrote_is_read_to_the_end_however_slowly() {
+        let (mut to, mut from, exit) = until_exit();
+        to.write_all(&[7; 5000]).await.unwrap();
+        exit.send_replace(Some(0));
+        // Longer than the drain; nobody holds the pipe, so its end is its own.
+        drop(to);
+        let mut first = [0; 10];
+        from.read_exact(&mut first).await.unwrap();
+        tokio::time::sleep(DRAIN + Duration::from_millis(100)).await;
+        let mut rest = Vec::new();
+        assert_eq!(from.read_to_end(&mut rest).await.unwrap(), 4990);
+    }
+
+    #[tokio::test]
+    async fn a_stream_held_open_in_the_background_ends_after_the_process() {
+        let (mut to, mut from, exit) = until_exit();
+        to.write_all(b"said").await.unwrap();
+        exit.send_replace(Some(0));
+        let began = tokio::time::Instant::now();
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"said");
+        assert!((DRAIN..DRAIN * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn one_who_floods_in_the_background_is_not_heard_for_ever() {
+        let (mut to, mut from, exit) = until_exit();
+        exit.send_replace(Some(0));
+        let flood = tokio::spawn(async move { while to.write_all(&[0; 4096]).await.is_ok() {} });
+        let mut dropped = tokio::io::sink();
+        let read = tokio::io::copy(&mut from, &mut dropped);
+        tokio::time::timeout(DRAIN * 3, read).await.expect("an end").unwrap();
+        drop(from);
+        flood.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn shutting_an_input_down_ends_it() {
+        let (to, mut from) = pipe::pipe().unwrap();
+        let mut input = Closing(Some(to));
+        input.write_all(b"in").await.unwrap();
+        input.shutdown().await.unwrap();
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"in");
+        assert!(input.write_all(b"more").await.is_err());
+    }
+}

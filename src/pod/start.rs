@@ -27,8 +27,10 @@ impl Pods {
             }
         }
         let (dir, id) = (container.folder.path().to_owned(), container.plan.id.clone());
+        // Before the message: what ends at once must not have ended before it was started.
+        let started_at = Timestamp::now();
         blocking(move || zygote::start(&dir, &id)).await?;
-        running(&container, Timestamp::now())
+        running(&container, started_at)
     }
 }
 

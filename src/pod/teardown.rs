@@ -60,7 +60,9 @@ impl Inner {
         );
         let (snapshots, id) = (self.with.snapshots.clone(), plan.id.clone());
         note("remove the snapshot", blocking(move || snapshots.remove(&id)).await);
-        self.with.images.release(&plan.image_id, &plan.id);
+        for image in plan.images() {
+            self.with.images.release(image, &plan.id);
+        }
         clean
     }
 

@@ -62,7 +62,9 @@ impl Inner {
             let Some(record) = shim::read_exit(&dir)? else {
                 return Ok(lost("its shim died"));
             };
-            let oom_killed = record.code == 137 && cgroups.oom_kills(&path).unwrap_or(0) > 0;
+            // The kernel counts a kill before it sends it, so the count is there when init is reaped. A parent whose child was
+            // killed may end with a code of its own.
+            let oom_killed = record.code != 0 && cgroups.oom_kills(&path).unwrap_or(0) > 0;
             let reason = match record.code {
                 _ if oom_killed => "OOMKilled",
                 0 => "Completed",

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
-    CgroupMount, SpecError, StagedMount,
+    SpecError, StagedMount,
     mounts::{mounts, root_propagation},
 };
 use crate::model::{CapabilitySets, ContainerConfig, ImageConfig, SandboxConfig, User};
@@ -29,11 +29,8 @@ pub struct SpecInput<'a> {
     pub capability_names: fn(u64) -> Vec<String>,
     /// Where the root file system is attached.
     pub rootfs: PathBuf,
-    pub cgroup: CgroupMount,
     pub staged: &'a [StagedMount],
-    /// `linux.devices`.
-    pub devices: Vec<Value>,
-    /// OCI name (`network`, `ipc`, `uts`, `pid`, `mount`) and the path of one to join; without a path a new one.
+    /// OCI name (`network`, `ipc`, `uts`, `pid`, `mount`, `cgroup`, `user`) and the path of one to join; without a path a new one.
     pub namespaces: Vec<(&'static str, Option<PathBuf>)>,
     /// The host's name in the container, for `HOSTNAME`.
     pub hostname: &'a str,
@@ -72,7 +69,6 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
     }
     let mut linux = json!({
         "namespaces": namespaces,
-        "devices": input.devices,
         "rootfsPropagation": root_propagation(input.staged),
     });
     if !security.privileged {
@@ -83,7 +79,7 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         "ociVersion": "1.2.0",
         "process": process,
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
-        "mounts": mounts(security, input.cgroup, input.staged)?,
+        "mounts": mounts(input.staged)?,
         "linux": linux,
         "annotations": {
             "io.kubernetes.cri.container-name": config.metadata.name,

@@ -6,16 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::{Value, json};
-
 use super::SpecError;
-use crate::model::{Device, DeviceRule};
+use crate::model::{Device, DeviceKind, DeviceNode, DeviceRule};
 
 /// What a container has in /dev beyond the default nodes, and what it may open.
 #[derive(Debug, Clone, Default)]
 pub struct Devices {
-    /// `linux.devices` of the OCI spec.
-    pub nodes: Vec<Value>,
+    /// Made by the helper, with the host's owners: what a user namespace does not map stays nobody's in it.
+    pub nodes: Vec<DeviceNode>,
     /// In order; the first denies all unless the container is privileged.
     pub rules: Vec<DeviceRule>,
 }
@@ -29,7 +27,9 @@ pub fn resolve(asked: &[Device], privileged: bool) -> Result<Devices, SpecError>
     if privileged {
         devices.rules.push(rule(true, 'a', None, None, "rwm"));
         walk(Path::new("/dev"), &mut |path| {
-            if let Ok(Some((node, _))) = node(path, path, "rwm") {
+            if let Ok(Some((node, _))) = node(path, path, "rwm")
+                && !DEFAULT.iter().any(|place| path == Path::new(place))
+            {
                 devices.nodes.push(node);
             }
         });
@@ -76,29 +76,54 @@ fn add(devices: &mut Devices, host: &Path, container: &Path, access: &str) -> Re
         source,
     })?;
     let Some((node, rule)) = found else { return Ok(false) };
-    // The client's wish for a path wins over the host's own node there.
-    devices.nodes.retain(|known| known["path"] != node["path"]);
-    devices.nodes.push(node);
-    devices.rules.push(rule);
+    devices.add(node, rule)?;
     Ok(true)
 }
 
-fn node(host: &Path, container: &Path, access: &str) -> io::Result<Option<(Value, DeviceRule)>> {
+impl Devices {
+    /// A further node; it wins over one that was to be at its place before.
+    ///
+    /// # Errors
+    /// [`SpecError::Invalid`] for another device at the place of one that every container has.
+    pub(super) fn add(&mut self, node: DeviceNode, rule: DeviceRule) -> Result<(), SpecError> {
+        if let Some(place) = DEFAULT.iter().find(|place| node.place == Path::new(place)) {
+            let same = fs::metadata(place).is_ok_and(|meta| meta.rdev() == rustix::fs::makedev(node.major, node.minor));
+            return if same {
+                Ok(())
+            } else {
+                let why = format!("{place} is what it is in every container");
+                Err(SpecError::Invalid {
+                    field: "config.devices.container_path",
+                    why,
+                })
+            };
+        }
+        self.nodes.retain(|known| known.place != node.place);
+        self.nodes.push(node);
+        self.rules.push(rule);
+        Ok(())
+    }
+}
+
+fn node(host: &Path, container: &Path, access: &str) -> io::Result<Option<(DeviceNode, DeviceRule)>> {
     let meta = fs::metadata(host)?;
-    let kind = match meta.file_type() {
-        kind if kind.is_char_device() => 'c',
-        kind if kind.is_block_device() => 'b',
+    let (kind, letter) = match meta.file_type() {
+        kind if kind.is_char_device() => (DeviceKind::Char, 'c'),
+        kind if kind.is_block_device() => (DeviceKind::Block, 'b'),
         _ => return Ok(None),
     };
-    let (major, minor) = (
-        i64::from(rustix::fs::major(meta.rdev())),
-        i64::from(rustix::fs::minor(meta.rdev())),
-    );
-    let node = json!({
-        "path": container, "type": kind.to_string(), "major": major, "minor": minor,
-        "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid(),
-    });
-    Ok(Some((node, rule(true, kind, Some(major), Some(minor), access))))
+    let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+    let node = DeviceNode {
+        place: container.to_owned(),
+        kind,
+        major,
+        minor,
+        mode: meta.mode() & 0o777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+    };
+    let rule = rule(true, letter, Some(major.into()), Some(minor.into()), access);
+    Ok(Some((node, rule)))
 }
 
 /// Every file below `folder`, but for what a container has its own of.
@@ -128,6 +153,16 @@ fn walk(folder: &Path, found: &mut dyn FnMut(&Path)) {
     }
 }
 
+/// The nodes that libcontainer makes in every container.
+const DEFAULT: [&str; 6] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/tty",
+    "/dev/random",
+    "/dev/urandom",
+];
+
 /// Deny all, then what every container may: make any node, use the default ones and ptys.
 fn default_rules() -> Vec<DeviceRule> {
     let mut rules = vec![
@@ -142,7 +177,7 @@ fn default_rules() -> Vec<DeviceRule> {
     rules
 }
 
-fn rule(allow: bool, kind: char, major: Option<i64>, minor: Option<i64>, access: &str) -> DeviceRule {
+pub(super) fn rule(allow: bool, kind: char, major: Option<i64>, minor: Option<i64>, access: &str) -> DeviceRule {
     DeviceRule {
         allow,
         kind,
@@ -164,9 +199,15 @@ mod test {
             permissions: "rw".into(),
         };
         let devices = resolve(&[device("/dev/null")], false).unwrap();
-        assert_eq!(devices.nodes[0]["path"], "/dev/mine");
+        assert_eq!(devices.nodes[0].place, Path::new("/dev/mine"));
         assert_eq!(devices.rules.last().unwrap(), &rule(true, 'c', Some(1), Some(3), "rw"));
         assert!(!devices.rules[0].allow);
+        let default = |host: &str| Device {
+            container_path: "/dev/null".into(),
+            ..device(host)
+        };
+        assert!(resolve(&[default("/dev/null")], false).unwrap().nodes.is_empty());
+        assert!(resolve(&[default("/dev/zero")], false).is_err());
         let error = resolve(&[device("/etc/passwd")], false).unwrap_err();
         assert!(error.to_string().contains("/etc/passwd"), "{error}");
     }

@@ -4,6 +4,7 @@
 //! no `linux.seccomp` (our executor loads the filter), and SYS_ADMIN and SETPCAP still in the capability sets (our
 //! executor needs them, and drops them last).
 
+mod cdi;
 mod container;
 mod devices;
 mod mounts;
@@ -13,9 +14,10 @@ use std::{io, path::PathBuf};
 
 use crate::model::ErrorKind;
 
+pub use cdi::{CdiEdits, CdiOwner, resolve as resolve_cdi};
 pub use container::{SpecInput, generate, stop_signal};
 pub use devices::{Devices, resolve as resolve_devices};
-pub use mounts::{CgroupMount, StagedMount, base_mounts, covers};
+pub use mounts::{StagedMount, base_mounts, covers};
 pub use resolv::resolv_conf;
 
 /// Why no spec can be made.
@@ -57,6 +59,7 @@ pub fn test_security() -> crate::model::Security {
         masked_paths: vec!["/proc/kcore".into()],
         readonly_paths: vec!["/proc/sys".into()],
         namespaces: Namespaces {
+            user: None,
             network: NamespaceMode::Pod,
             pid: NamespaceMode::Container,
             ipc: NamespaceMode::Pod,

@@ -6,7 +6,7 @@ use rustix::mount::MountAttrFlags;
 use serde_json::{Value, json};
 
 use super::SpecError;
-use crate::model::{Access, BaseMount, Mount, NamespaceMode, Propagation, Security};
+use crate::model::{Access, BaseMount, Mount, NamespaceMode, Propagation, Security, UserNamespace};
 
 /// A mount of the CRI whose host side lies on the helper's stage.
 #[derive(Debug, Clone)]
@@ -16,32 +16,17 @@ pub struct StagedMount {
     pub source: PathBuf,
 }
 
-/// Who shows a container its cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupMount {
-    /// Its init does (v1), or a volume of the client's takes the place.
-    Elsewhere,
-    V2,
-}
-
 /// The mounts of the spec: what only libcontainer can make, then the client's.
 ///
 /// # Errors
 /// [`SpecError::Invalid`] for a volume over /proc.
-pub fn mounts(security: &Security, cgroup: CgroupMount, staged: &[StagedMount]) -> Result<Vec<Value>, SpecError> {
-    let access = if security.privileged { "rw" } else { "ro" };
+pub fn mounts(staged: &[StagedMount]) -> Result<Vec<Value>, SpecError> {
     let covered = |target: &str| covers(staged.iter().map(|staged| &staged.mount), target);
     let mut all = Vec::new();
     if !covered("/proc") {
         // Of the container's own pid namespace, which nobody is in before libcontainer.
         all.push(
             json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
-        );
-    }
-    if cgroup == CgroupMount::V2 {
-        all.push(
-            json!({"destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup",
-            "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
         );
     }
     let mut own: Vec<&StagedMount> = staged.iter().collect();
@@ -59,8 +44,9 @@ pub fn mounts(security: &Security, cgroup: CgroupMount, staged: &[StagedMount]) 
 }
 
 /// The file systems every container finds, in the order in which the helper makes them: libcontainer would resolve
-/// each place anew through its own procfs, an eighth of a millisecond each.
-pub fn base_mounts(security: &Security, mounts: &[Mount]) -> Vec<BaseMount> {
+/// each place anew through its own procfs, an eighth of a millisecond each. In a pod's own user namespace `/dev` is its
+/// root's.
+pub fn base_mounts(security: &Security, user: Option<&UserNamespace>, mounts: &[Mount]) -> Vec<BaseMount> {
     let base = |kind: &str, place: &str, options: &[(&str, &str)], attributes: MountAttrFlags| BaseMount {
         kind: kind.into(),
         place: place.into(),
@@ -68,24 +54,20 @@ pub fn base_mounts(security: &Security, mounts: &[Mount]) -> Vec<BaseMount> {
         attributes: (attributes | MountAttrFlags::MOUNT_ATTR_NOSUID).bits(),
     };
     let (nodev, noexec) = (MountAttrFlags::MOUNT_ATTR_NODEV, MountAttrFlags::MOUNT_ATTR_NOEXEC);
+    let owner = user.map(UserNamespace::root);
+    let (uid, gid) = owner.map_or_else(Default::default, |(uid, gid)| (uid.to_string(), gid.to_string()));
+    let mut dev = vec![("mode", "755"), ("size", "65536k")];
+    if owner.is_some() {
+        dev.extend([("uid", uid.as_str()), ("gid", gid.as_str())]);
+    }
+    let tty = user
+        .map_or(Some(TTY), |user| user.gids.to_host(TTY))
+        .map(|gid| gid.to_string());
+    let mut pts = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+    pts.extend(tty.as_deref().map(|gid| ("gid", gid)));
     let mut all = vec![
-        base(
-            "tmpfs",
-            "/dev",
-            &[("mode", "755"), ("size", "65536k")],
-            MountAttrFlags::MOUNT_ATTR_STRICTATIME,
-        ),
-        base(
-            "devpts",
-            "/dev/pts",
-            &[
-                ("newinstance", ""),
-                ("ptmxmode", "0666"),
-                ("mode", "0620"),
-                ("gid", "5"),
-            ],
-            noexec,
-        ),
+        base("tmpfs", "/dev", &dev, MountAttrFlags::MOUNT_ATTR_STRICTATIME),
+        base("devpts", "/dev/pts", &pts, noexec),
     ];
     if security.namespaces.ipc != NamespaceMode::Node {
         all.push(base("mqueue", "/dev/mqueue", &[], nodev | noexec));
@@ -99,6 +81,9 @@ pub fn base_mounts(security: &Security, mounts: &[Mount]) -> Vec<BaseMount> {
     all
 }
 
+/// The group of terminals, as everywhere.
+const TTY: u32 = 5;
+
 /// Whether a volume of the client's takes the place of a default mount.
 pub fn covers<'a>(mounts: impl IntoIterator<Item = &'a Mount>, place: impl AsRef<Path>) -> bool {
     mounts.into_iter().any(|mount| mount.container_path == place.as_ref())
@@ -110,7 +95,7 @@ fn check_proc(mount: &Mount) -> Result<(), SpecError> {
     let Ok(inside) = mount.container_path.strip_prefix("/proc") else {
         return Ok(());
     };
-    let whole = inside.as_os_str().is_empty() && mount.host_path == Path::new("/proc");
+    let whole = inside.as_os_str().is_empty() && mount.host_path() == Some(Path::new("/proc"));
     if whole || PROC_FILES.iter().any(|file| inside == Path::new(file)) {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! The shapes of specs, one file per scenario.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::model::*;
@@ -43,6 +43,7 @@ fn container() -> ContainerConfig {
         envs: vec![("A".into(), "request".into())],
         mounts: Vec::new(),
         devices: Vec::new(),
+        cdi_devices: Vec::new(),
         labels: Default::default(),
         annotations: Default::default(),
         log_path: None,
@@ -87,9 +88,7 @@ fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Valu
             other => panic!("unexpected mask {other:#x}"),
         },
         rootfs: "/stage/rootfs".into(),
-        cgroup: CgroupMount::Elsewhere,
         staged,
-        devices: Vec::new(),
         namespaces: vec![
             ("mount", None),
             ("pid", None),
@@ -160,7 +159,7 @@ fn privileged_with_volumes() {
     let mount = |path: &str, access, propagation| StagedMount {
         mount: Mount {
             container_path: path.into(),
-            host_path: "/h".into(),
+            source: MountSource::Host("/h".into()),
             access,
             propagation,
             options: vec!["noexec".into()],
@@ -191,19 +190,46 @@ fn resolv_conf_comes_from_the_request_or_the_host() {
 
 #[test]
 fn the_base_of_every_container() {
-    insta::assert_json_snapshot!(base_mounts(&test_security(), &[]));
+    insta::assert_json_snapshot!(base_mounts(&test_security(), None, &[]));
+}
+
+#[test]
+fn the_base_belongs_to_the_root_of_a_user_namespace() {
+    let options = |size| {
+        let uids = IdRange { host: 100_000, size };
+        let gids = IdRange { host: 200_000, size };
+        let all = base_mounts(&test_security(), Some(&UserNamespace { uids, gids }), &[]);
+        let of = |place: &str| {
+            all.iter()
+                .find(|base| base.place == Path::new(place))
+                .unwrap()
+                .options
+                .clone()
+        };
+        (of("/dev"), of("/dev/pts"))
+    };
+    let has =
+        |options: &[(String, String)], key: &str, value: &str| options.contains(&(key.to_owned(), value.to_owned()));
+    let (dev, pts) = options(1000);
+    assert!(has(&dev, "uid", "100000") && has(&dev, "gid", "200000"), "{dev:?}");
+    assert!(has(&pts, "gid", "200005"), "{pts:?}");
+    let (_, pts) = options(5);
+    assert!(
+        !pts.iter().any(|(key, _)| key == "gid"),
+        "no group of terminals: {pts:?}"
+    );
 }
 
 #[test]
 fn volumes_take_the_place_of_the_base_but_not_of_proc() {
     let volume = |path: &str, host: &str| Mount {
         container_path: path.into(),
-        host_path: host.into(),
+        source: MountSource::Host(host.into()),
         access: Access::ReadWrite,
         propagation: Propagation::Private,
         options: Vec::new(),
     };
-    let places: Vec<_> = base_mounts(&test_security(), &[volume("/sys/", "/h")])
+    let places: Vec<_> = base_mounts(&test_security(), None, &[volume("/sys/", "/h")])
         .into_iter()
         .map(|base| base.place)
         .collect();
@@ -221,7 +247,7 @@ fn volumes_take_the_place_of_the_base_but_not_of_proc() {
             mount: volume(path, host),
             source: "/stage/m0".into(),
         }];
-        let mounts = mounts::mounts(&test_security(), CgroupMount::Elsewhere, &staged);
+        let mounts = mounts::mounts(&staged);
         assert_eq!(mounts.is_ok(), allowed, "{path} from {host}: {mounts:?}");
     }
 }

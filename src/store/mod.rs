@@ -1,11 +1,12 @@
 //! Records of the run folder: one folder per sandbox and per container, named by id; small files in it.
 //!
 //! ```text
-//! <state>/sandboxes/<id>/    plan  spec  status   (+ ns/, shm/, resolv.conf, hostname)
-//! <state>/containers/<id>/   plan  spec  status   (+ what zygote and shim keep there: shim, exit, sockets, config.json)
+//! <state>/sandboxes/<id>/    plan  spec  status  changes   (+ ns/, shm/, resolv.conf, hostname)
+//! <state>/containers/<id>/   plan  spec  status  changes   (+ what zygote and shim keep there: shim, exit, sockets, config.json)
 //! ```
 //! `plan` is written before the first side effect and names everything that will be made; `spec` is written once, when
-//! all of it is known; `status` is written when the client is answered and replaced at each change of state. So a
+//! all of it is known; `status` is written when the client is answered and replaced at each change of state; `changes` exists once
+//! something was updated in place, and wins over the plan. So a
 //! folder without `status` is an operation that nobody was told about: it is undone at the next start.
 //!
 //! A record is one header line (`inro-record <version> <crc32 of the body> <bytes>`) and a JSON body, replaced by
@@ -43,6 +44,8 @@ pub enum Name {
     Plan,
     Spec,
     Status,
+    /// What was changed while it ran.
+    Changes,
 }
 
 impl Name {
@@ -51,6 +54,7 @@ impl Name {
             Self::Plan => "plan",
             Self::Spec => "spec",
             Self::Status => "status",
+            Self::Changes => "changes",
         }
     }
 }

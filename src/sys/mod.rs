@@ -5,6 +5,7 @@ pub mod capset;
 pub mod fdpass;
 pub mod fork;
 pub mod mount;
+pub mod oom;
 pub mod process;
 pub mod reactor;
 pub mod seccomp;

@@ -24,6 +24,24 @@ pub fn set_readonly(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
         set: MOUNT_ATTR_RDONLY,
         ..MountAttr::default()
     };
+    set(fd, recursive, &attr)
+}
+
+/// Shows the files of the detached tree behind `fd` as the user namespace behind `userns` maps their owners: what
+/// belongs to id 0 on the disk belongs to its root.
+///
+/// # Errors
+/// Those of mount_setattr(2): EINVAL when a file system of the tree cannot be id-mapped.
+pub fn set_idmap(fd: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = MountAttr {
+        set: MOUNT_ATTR_IDMAP,
+        userns_fd: u64::from(userns.as_raw_fd().unsigned_abs()),
+        ..MountAttr::default()
+    };
+    set(fd, true, &attr)
+}
+
+fn set(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> {
     // SAFETY: the path is empty and NUL-terminated, `attr` has the size told, the kernel only reads both.
     let result = unsafe {
         libc::syscall(
@@ -31,7 +49,7 @@ pub fn set_readonly(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
             fd.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 },
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };
@@ -43,3 +61,5 @@ pub fn set_readonly(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
 }
 
 const MOUNT_ATTR_RDONLY: u64 = 1;
+/// Since Linux 5.12; overlayfs over such layers since 5.19, tmpfs since 6.3.
+const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;

@@ -59,6 +59,7 @@ struct Running {
 /// A pod's new namespaces.
 #[derive(Debug)]
 pub struct PodNamespaces {
+    pub user: Option<OwnedFd>,
     pub net: Option<OwnedFd>,
     pub ipc: Option<OwnedFd>,
     pub uts: Option<OwnedFd>,
@@ -120,7 +121,7 @@ impl Zygote {
 
     /// Makes the namespaces of a pod.
     pub async fn namespaces(&self, request: NamespacesRequest) -> Result<PodNamespaces> {
-        let (net, ipc, uts) = (request.net, request.ipc, request.uts);
+        let (user, net, ipc, uts) = (request.user.is_some(), request.net, request.ipc, request.uts);
         let answers = self.ask(&Request::Namespaces(request), Outgoing::default()).await?;
         let (Reply::Namespaces, fds) = answers.next().await? else {
             return Err(ZygoteError::Protocol);
@@ -131,6 +132,7 @@ impl Zygote {
             false => Ok(None),
         };
         Ok(PodNamespaces {
+            user: next(user)?,
             net: next(net)?,
             ipc: next(ipc)?,
             uts: next(uts)?,
@@ -140,11 +142,10 @@ impl Zygote {
     /// Starts the first process of a pod's shared pid namespace; it survives zygote and daemon.
     pub async fn pod_init(&self, request: PodInitRequest) -> Result<PodInit> {
         let mut fds = Outgoing::default();
+        let joined = [request.net, request.ipc, request.uts, request.user];
         let wire = Request::PodInit {
             cgroup: fds.join(request.cgroup),
-            net: fds.maybe(request.net),
-            ipc: fds.maybe(request.ipc),
-            uts: fds.maybe(request.uts),
+            joined: joined.into_iter().flatten().map(|fd| fds.put(fd)).collect(),
         };
         let answers = self.ask(&wire, fds).await?;
         let (Reply::PodInit { pid }, mut fds) = answers.next().await? else {
@@ -176,7 +177,9 @@ impl Zygote {
             id: request.id,
             dir: request.dir,
             rootfs: fds.put(request.rootfs),
+            root: request.root,
             base: request.base,
+            devices: request.devices,
             files: request
                 .files
                 .into_iter()
@@ -243,6 +246,7 @@ impl Zygote {
                 },
                 ExecStdio::Terminal { columns, rows } => ExecStdioWire::Terminal { columns, rows },
             },
+            owner: request.owner,
         });
         let answers = self.ask(&wire, fds).await?;
         let (Reply::Execed { pid }, mut fds) = answers.next().await? else {

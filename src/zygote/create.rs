@@ -18,7 +18,7 @@ use std::{
 
 use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
 use rustix::{
-    fs::{CWD, MemfdFlags, Mode, OFlags, ResolveFlags, memfd_create, mkdirat, open, openat2},
+    fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open},
     mount::{MountAttrFlags, MountPropagationFlags, mount_change},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
     pipe::{PipeFlags, pipe_with},
@@ -256,9 +256,8 @@ fn build(
 
     enter_namespaces(parts.namespaces)?;
     stage_mounts(parts.rootfs, parts.mounts)?;
-    furnish(&request.base, &request.volumes, &parts.files)?;
+    furnish(request, &parts.files)?;
     drop(parts.files);
-    make_folder(&request.cwd);
     clock.lap("mounts");
 
     let refused = lower_or_raise(request.oom_score_adj)?;
@@ -345,34 +344,6 @@ fn stage_mounts(rootfs: OwnedFd, mounts: Vec<OwnedFd>) -> Result<()> {
     }
     // libcontainer requires a parent that does not propagate; the pieces keep the propagation they came with.
     mount_change("/stage", MountPropagationFlags::PRIVATE).map_err(|e| step("/stage".into())(e.into()))
-}
-
-/// Makes the working folder where the image lacks it, never following a link out of the root file system. It may
-/// be read-only, or the folder may come with a mount: then the chdir decides.
-fn make_folder(cwd: &Path) {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(root) = open(staged_rootfs(), flags, Mode::empty()) else {
-        return;
-    };
-    let mut so_far = PathBuf::new();
-    for part in cwd.components() {
-        let std::path::Component::Normal(name) = part else {
-            continue;
-        };
-        let parent = if so_far.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            &so_far
-        };
-        let Ok(parent) = openat2(&root, parent, flags, Mode::empty(), resolve) else {
-            return;
-        };
-        if mkdirat(&parent, name, Mode::from_raw_mode(0o755)).is_err_and(|e| e != rustix::io::Errno::EXIST) {
-            return;
-        }
-        so_far.push(name);
-    }
 }
 
 /// Sets our own score, which init inherits; libcontainer would fail where the node refuses to lower it.

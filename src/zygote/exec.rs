@@ -118,7 +118,9 @@ impl Parts {
                     Some(fd) => Ok(fd),
                     None => null.try_clone().and_then(process::lift).map_err(step("/dev/null")),
                 };
-                Streams::Pipes([stream(stdin)?, stream(stdout)?, stream(stderr)?])
+                let streams = [stream(stdin)?, stream(stdout)?, stream(stderr)?];
+                streams.iter().for_each(|fd| own_pipe(fd, request.owner));
+                Streams::Pipes(streams)
             }
         };
         let proc = open(
@@ -286,17 +288,19 @@ fn enter(parts: &Parts, news: &OwnedFd) -> Result<()> {
 fn become_process(parts: &Parts, news: &OwnedFd) -> Result<Failure> {
     let process = &parts.process;
     setsid().map_err(|e| Failure::new(Stage::Identity, "new session", e))?;
+    let identity = |what: &'static str| move |e: Errno| Failure::new(Stage::Identity, what, e);
+    // In a user namespace we are nobody so far, and could not even give the terminal away.
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).map_err(identity("become root's group"))?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(identity("become root"))?;
     match &parts.streams {
         Streams::Terminal(size) => own_terminal(*size, process.uid, news)?,
         Streams::Pipes(streams) => {
             for (number, fd) in (0..).zip(streams) {
-                own_pipe(fd, process);
                 process::place(fd.as_fd(), number).map_err(|e| Failure::new(Stage::Request, "its streams", e))?;
             }
         }
     }
     process::close_on_exec_from(3).map_err(|e| Failure::new(Stage::Request, "close descriptors", e))?;
-    let identity = |what: &'static str| move |e: Errno| Failure::new(Stage::Identity, what, e);
     if let Some(profile) = &process.apparmor {
         apparmor(&parts.proc, profile)?;
     }
@@ -333,11 +337,11 @@ fn is_inside(cwd: &Path) -> Result<()> {
 }
 
 /// The process' user may open its own /dev/stdout again. Only pipes: a terminal or file of others stays theirs.
-fn own_pipe(fd: &OwnedFd, process: &ExecProcess) {
+fn own_pipe(fd: &OwnedFd, (uid, gid): (u32, u32)) {
     let is_pipe = fstat(fd).is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_fifo());
     if is_pipe {
-        // Fails for ids that the user namespace does not map: then reopening fails too, which is all that is lost.
-        let _ = fchown(fd, Some(Uid::from_raw(process.uid)), Some(Gid::from_raw(process.gid)));
+        // When it fails reopening fails too, which is all that is lost.
+        let _ = fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     }
 }
 

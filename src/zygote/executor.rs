@@ -40,7 +40,7 @@ pub(super) struct LastStep {
     pub close: Vec<RawFd>,
     /// Closes at a successful exec; otherwise gets the failure first.
     pub started: Rc<File>,
-    /// The container's folder in each v1 hierarchy, to be seen below `/sys/fs/cgroup`.
+    /// The container's folder in each hierarchy, to be seen below `/sys/fs/cgroup`; on v2 as `/sys/fs/cgroup` itself.
     pub cgroups: Rc<Vec<(String, OwnedFd)>>,
 }
 
@@ -92,12 +92,19 @@ impl LastStep {
     }
 }
 
-/// Attaches the v1 hierarchies, from inside the container: libcontainer would walk its mount table for each.
+/// Attaches the hierarchies, from inside the container: libcontainer would walk its mount table for each.
 fn show_cgroups(hierarchies: &[(String, OwnedFd)]) -> Result<(), Failure> {
     if hierarchies.is_empty() {
         return Ok(());
     }
     let attach_all = || -> io::Result<()> {
+        if let [(name, whole)] = hierarchies
+            && name.is_empty()
+        {
+            attach(whole, CGROUPS)?;
+            process::close_numbers(whole.as_raw_fd(), whole.as_raw_fd());
+            return Ok(());
+        }
         let attributes =
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let folder = file_system("tmpfs", &[("mode", "0755"), ("size", "64k")], attributes)?;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, fstat, mkdirat, open, openat, openat2},
+    fs::{
+        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fstat, makedev, mkdirat, mknodat,
+        open, openat, openat2,
+    },
     io::Errno,
     mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
@@ -15,89 +18,143 @@ use rustix::{
 use super::{
     error::{Failure, Stage},
     home::file_system,
-    protocol::staged_rootfs,
+    protocol::{CreateWire, staged_rootfs},
 };
-use crate::model::BaseMount;
+use crate::model::{BaseMount, DeviceKind, DeviceNode};
 
-/// Makes `base`, gives each of `volumes` a mount of its own, then attaches `files` over their places, all in the
-/// staged root file system and never outside it.
+/// Makes what the request wants in the staged root file system, and never outside it: the file systems of the base, the
+/// device nodes, a mount of its own for each volume of the image; then attaches `files` over their places.
 ///
 /// The calling process must be in the pod's namespaces: sysfs shows the network namespace of who mounts it, mqueue
-/// the ipc namespace.
+/// the ipc namespace. It must not be in the pod's user namespace, whose root may make no device.
 ///
 /// # Errors
 /// A [`Failure`] of the stage `mounts` that names the place.
-pub(super) fn furnish(base: &[BaseMount], volumes: &[PathBuf], files: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
-    let root = open(staged_rootfs(), FOLDER, Mode::empty()).map_err(|e| Failure::new(Stage::Mounts, "the root", e))?;
-    for mount in base {
-        put_new(root.as_fd(), mount).map_err(|e| Failure::new(Stage::Mounts, mount.place.display(), e))?;
+pub(super) fn furnish(request: &CreateWire, files: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
+    let top = open(staged_rootfs(), FOLDER, Mode::empty()).map_err(|e| Failure::new(Stage::Mounts, "the root", e))?;
+    let root = Root {
+        top,
+        owner: request.root,
+    };
+    let at = |place: &Path| {
+        let place = place.display().to_string();
+        move |error: io::Error| Failure::new(Stage::Mounts, place, error)
+    };
+    for mount in &request.base {
+        root.put_new(mount).map_err(at(&mount.place))?;
     }
-    for place in volumes {
-        put_itself(root.as_fd(), place).map_err(|e| Failure::new(Stage::Mounts, place.display(), e))?;
+    for device in &request.devices {
+        root.node(device).map_err(at(&device.place))?;
+    }
+    for place in &request.volumes {
+        root.put_itself(place).map_err(at(place))?;
     }
     for (place, file) in files {
-        put(root.as_fd(), place, file.as_fd()).map_err(|e| Failure::new(Stage::Mounts, place.display(), e))?;
+        root.put(place, file.as_fd()).map_err(at(place))?;
     }
+    // The working folder may be on a read-only root, or come with a mount: then the chdir decides.
+    let _ = root.folder(&request.cwd, ResolveFlags::empty());
     Ok(())
 }
 
-fn put_new(root: BorrowedFd<'_>, mount: &BaseMount) -> io::Result<()> {
-    let options: Vec<_> = mount.options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let attributes = MountAttrFlags::from_bits_retain(mount.attributes);
-    let made = file_system(&mount.kind, &options, attributes)?;
-    // A link here could put the file system over something else of the image that is trusted to be itself.
-    let place = folder(root, &mount.place, ResolveFlags::NO_SYMLINKS)?;
-    Ok(move_mount(made, "", place, "", ONTO)?)
+/// The staged root file system.
+struct Root {
+    top: OwnedFd,
+    /// Whose everything new is, as host ids: the container's root.
+    owner: (u32, u32),
 }
 
-/// Attaches a folder over itself: what makes the root read-only does not reach it, and the image's content shows.
-fn put_itself(root: BorrowedFd<'_>, place: &Path) -> io::Result<()> {
-    let place = folder(root, place, ResolveFlags::empty())?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(&place, "", flags)?;
-    Ok(move_mount(tree, "", place, "", ONTO)?)
-}
-
-/// Attaches a folder over a folder, anything else over a file; the image's links are followed inside the root.
-fn put(root: BorrowedFd<'_>, place: &Path, mount: BorrowedFd<'_>) -> io::Result<()> {
-    let is_folder = rustix::fs::FileType::from_raw_mode(fstat(mount)?.st_mode).is_dir();
-    let target = match is_folder {
-        true => folder(root, place, ResolveFlags::empty())?,
-        false => file(root, place)?,
-    };
-    Ok(move_mount(mount, "", target, "", ONTO)?)
-}
-
-/// The folder at `place`, made with its parents where it is missing.
-fn folder(root: BorrowedFd<'_>, place: &Path, resolve: ResolveFlags) -> io::Result<OwnedFd> {
-    let find = |path: &Path| openat2(root, path, FOLDER, Mode::empty(), INSIDE | resolve);
-    match find(place) {
-        Err(Errno::NOENT) => {}
-        found => return Ok(found?),
+impl Root {
+    fn put_new(&self, mount: &BaseMount) -> io::Result<()> {
+        let options: Vec<_> = mount.options.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let attributes = MountAttrFlags::from_bits_retain(mount.attributes);
+        let made = file_system(&mount.kind, &options, attributes)?;
+        // A link here could put the file system over something else of the image that is trusted to be itself.
+        let place = self.folder(&mount.place, ResolveFlags::NO_SYMLINKS)?;
+        Ok(move_mount(made, "", place, "", ONTO)?)
     }
-    let parent = match place.parent() {
-        Some(parent) => folder(root, parent, resolve)?,
-        None => return Err(Errno::NOENT.into()),
-    };
-    let name = place.file_name().ok_or(Errno::INVAL)?;
-    match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(find(place)?),
-        Err(errno) => Err(errno.into()),
+
+    /// Makes a node, in the place of a file of the image if there is one.
+    fn node(&self, device: &DeviceNode) -> io::Result<()> {
+        let parent = self.folder(device.place.parent().ok_or(Errno::INVAL)?, ResolveFlags::empty())?;
+        let name = device.place.file_name().ok_or(Errno::INVAL)?;
+        match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let kind = match device.kind {
+            DeviceKind::Char => FileType::CharacterDevice,
+            DeviceKind::Block => FileType::BlockDevice,
+            DeviceKind::Fifo => FileType::Fifo,
+        };
+        let mode = Mode::from_raw_mode(device.mode);
+        mknodat(&parent, name, kind, mode, makedev(device.major, device.minor))?;
+        give(parent.as_fd(), name, (device.uid, device.gid))?;
+        // Again: chown clears what it thinks dangerous.
+        Ok(chmodat(&parent, name, mode, AtFlags::empty())?)
+    }
+
+    /// Attaches a folder over itself: what makes the root read-only does not reach it, and the image's content shows.
+    fn put_itself(&self, place: &Path) -> io::Result<()> {
+        let place = self.folder(place, ResolveFlags::empty())?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = open_tree(&place, "", flags)?;
+        Ok(move_mount(tree, "", place, "", ONTO)?)
+    }
+
+    /// Attaches a folder over a folder, anything else over a file; the image's links are followed inside the root.
+    fn put(&self, place: &Path, mount: BorrowedFd<'_>) -> io::Result<()> {
+        let is_folder = FileType::from_raw_mode(fstat(mount)?.st_mode).is_dir();
+        let target = match is_folder {
+            true => self.folder(place, ResolveFlags::empty())?,
+            false => self.file(place)?,
+        };
+        Ok(move_mount(mount, "", target, "", ONTO)?)
+    }
+
+    /// The folder at `place`, made with its parents where it is missing.
+    fn folder(&self, place: &Path, resolve: ResolveFlags) -> io::Result<OwnedFd> {
+        let find = |path: &Path| openat2(&self.top, path, FOLDER, Mode::empty(), INSIDE | resolve);
+        match find(place) {
+            Err(Errno::NOENT) => {}
+            found => return Ok(found?),
+        }
+        let parent = match place.parent() {
+            Some(parent) => self.folder(parent, resolve)?,
+            None => return Err(Errno::NOENT.into()),
+        };
+        let name = place.file_name().ok_or(Errno::INVAL)?;
+        match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => give(parent.as_fd(), name, self.owner)?,
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(find(place)?)
+    }
+
+    /// The file at `place`, made empty where it is missing; never opened for reading, it may be a device or a fifo.
+    fn file(&self, place: &Path) -> io::Result<OwnedFd> {
+        let find = || openat2(&self.top, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), INSIDE);
+        match find() {
+            Err(Errno::NOENT) => {}
+            found => return Ok(found?),
+        }
+        let parent = self.folder(place.parent().ok_or(Errno::INVAL)?, ResolveFlags::empty())?;
+        let name = place.file_name().ok_or(Errno::INVAL)?;
+        let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        openat(&parent, name, new, Mode::from_raw_mode(0o644))?;
+        give(parent.as_fd(), name, self.owner)?;
+        Ok(find()?)
     }
 }
 
-/// The file at `place`, made empty where it is missing; never opened for reading, it may be a device or a fifo.
-fn file(root: BorrowedFd<'_>, place: &Path) -> io::Result<OwnedFd> {
-    let find = || openat2(root, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), INSIDE);
-    match find() {
-        Err(Errno::NOENT) => {}
-        found => return Ok(found?),
+/// Changes the owner of what has just been made by us, who are the node's root.
+fn give(parent: BorrowedFd<'_>, name: &std::ffi::OsStr, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
+    if (uid, gid) == (0, 0) {
+        return Ok(());
     }
-    let parent = folder(root, place.parent().ok_or(Errno::INVAL)?, ResolveFlags::empty())?;
-    let name = place.file_name().ok_or(Errno::INVAL)?;
-    let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    openat(&parent, name, new, Mode::from_raw_mode(0o644))?;
-    Ok(find()?)
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);

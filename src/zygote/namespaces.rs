@@ -1,19 +1,35 @@
 //! The namespaces of a pod: made, named and tuned in a child, then only descriptors.
+//!
+//! With a user namespace a second child does that, as its root: a namespace belongs to the user namespace of who makes
+//! it, and the sysctls of an ipc namespace to that root alone. The first child, still the node's root, writes the maps.
 
-use std::{fs::OpenOptions, io::Write, os::fd::AsFd, path::PathBuf};
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
 
 use rustix::{
     fs::{Mode, OFlags, open},
+    process::{Gid, Pid, Uid, WaitOptions, waitpid},
     system::sethostname,
-    thread::{UnshareFlags, set_name},
+    thread::{UnshareFlags, set_name, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
 use super::{
     error::{Failure, Stage},
-    protocol::{NamespacesRequest, Reply},
+    protocol::{NamespacesRequest, Reply, receive, send},
     server::Context,
 };
-use crate::sys::fork::{exit, unshare};
+use crate::{
+    model::{IdRange, UserNamespace},
+    sys::{
+        fdpass,
+        fork::{Side, exit, fork, unshare},
+        process,
+    },
+};
 
 /// The child, from its first instruction on.
 pub(super) fn work(context: Context, request: NamespacesRequest) -> ! {
@@ -26,37 +42,114 @@ pub(super) fn work(context: Context, request: NamespacesRequest) -> ! {
 }
 
 fn make(context: &Context, request: &NamespacesRequest) -> Result<(), Failure> {
-    let step = |what: &'static str| move |error: rustix::io::Errno| Failure::new(Stage::Namespaces, what, error);
-    let kinds = [
-        (request.net, UnshareFlags::NEWNET, "/proc/self/ns/net"),
-        (request.ipc, UnshareFlags::NEWIPC, "/proc/self/ns/ipc"),
-        (request.uts, UnshareFlags::NEWUTS, "/proc/self/ns/uts"),
-    ];
-    let asked = || kinds.iter().filter(|(asked, ..)| *asked);
     // Checked before anything is made: a name of the host's must not be written.
     let sysctls = request
         .sysctls
         .iter()
-        .map(|(name, value)| Ok((path_of(name, request)?, name, value)))
+        .map(|(name, value)| Ok((path_of(name, request)?, format!("{name}={value}"), value)))
         .collect::<Result<Vec<_>, Failure>>()?;
-    unshare(asked().fold(UnshareFlags::empty(), |all, (_, flag, _)| all | *flag))
-        .map_err(|e| Failure::new(Stage::Namespaces, "new namespaces", e))?;
-    if request.uts {
-        sethostname(request.hostname.as_bytes()).map_err(step("set the host name"))?;
-    }
-    for (path, name, value) in sysctls {
-        let written = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(value.as_bytes()));
-        written.map_err(|e| Failure::new(Stage::Sysctl, format!("{name}={value}"), e))?;
-    }
-    let mut fds = Vec::new();
-    for (_, _, path) in asked() {
-        fds.push(open(*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(step("open one"))?);
-    }
+    let asked = KINDS.iter().filter(|(asked, ..)| asked(request));
+    let kinds = asked
+        .clone()
+        .fold(UnshareFlags::empty(), |all, (_, flag, _)| all | *flag);
+    let furnish = || {
+        unshare(kinds).map_err(|e| Failure::new(Stage::Namespaces, "new namespaces", e))?;
+        if request.uts {
+            sethostname(request.hostname.as_bytes())
+                .map_err(|e| Failure::new(Stage::Namespaces, "set the host name", e))?;
+        }
+        for (path, text, value) in &sysctls {
+            let file = OpenOptions::new().write(true).open(path);
+            let written = file.and_then(|mut file| file.write_all(value.as_bytes()));
+            written.map_err(|e| Failure::new(Stage::Sysctl, text, e))?;
+        }
+        Ok(())
+    };
+    let names = asked.map(|(.., name)| *name);
+    let fds = match &request.user {
+        Some(user) => owned_by_user(user, furnish, &std::iter::once("user").chain(names).collect::<Vec<_>>())?,
+        None => {
+            furnish()?;
+            names.map(|name| namespace_of("self", name)).collect::<Result<_, _>>()?
+        }
+    };
     context.answer(&Reply::Namespaces, &fds.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>());
     Ok(())
+}
+
+/// Makes a user namespace and lets a child `furnish` as its root; answers the child's namespaces `names` (of
+/// /proc/pid/ns).
+fn owned_by_user(
+    user: &UserNamespace,
+    furnish: impl FnOnce() -> Result<(), Failure>,
+    names: &[&str],
+) -> Result<Vec<OwnedFd>, Failure> {
+    let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Namespaces, what, error);
+    // So that it can be waited for.
+    process::reset_signals(true, false);
+    let (ours, theirs) = fdpass::pair().map_err(step("a socket"))?;
+    let child = match fork().map_err(step("fork"))? {
+        Side::Parent(child) => child,
+        Side::Child => {
+            drop(ours);
+            let failed = become_root(&theirs).and_then(|()| furnish()).err();
+            let _ = send(theirs.as_fd(), &failed, &[]);
+            // Stays until the descriptors have been opened.
+            let _ = receive::<()>(theirs.as_fd());
+            exit(0)
+        }
+    };
+    drop(theirs);
+    let made = (|| {
+        hear(&ours)?;
+        write_maps(child, user).map_err(step("write the maps of the user namespace"))?;
+        send(ours.as_fd(), &(), &[]).map_err(step("a socket"))?;
+        hear(&ours)?;
+        let pid = child.as_raw_nonzero().to_string();
+        names.iter().map(|name| namespace_of(&pid, name)).collect()
+    })();
+    drop(ours);
+    let _ = waitpid(Some(child), WaitOptions::empty());
+    made
+}
+
+/// The child: a new user namespace, and when its maps have been written, its root.
+fn become_root(parent: &OwnedFd) -> Result<(), Failure> {
+    let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Namespaces, what, error);
+    unshare(UnshareFlags::NEWUSER).map_err(step("new user namespace"))?;
+    send(parent.as_fd(), &None::<Failure>, &[]).map_err(step("a socket"))?;
+    if receive::<()>(parent.as_fd()).map_err(step("a socket"))?.is_none() {
+        return Err(Failure::said(Stage::Namespaces, "no maps for the user namespace"));
+    }
+    let switch = || -> rustix::io::Result<()> {
+        set_thread_groups(&[])?;
+        set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+        set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+    };
+    switch().map_err(|e| step("become the root of the user namespace")(e.into()))
+}
+
+/// The child's next word: all is well, or why not.
+fn hear(child: &OwnedFd) -> Result<(), Failure> {
+    match receive::<Option<Failure>>(child.as_fd()) {
+        Ok(Some((None, _))) => Ok(()),
+        Ok(Some((Some(failure), _))) => Err(failure),
+        Ok(None) => Err(Failure::said(Stage::Namespaces, "the process that makes them died")),
+        Err(error) => Err(Failure::new(Stage::Namespaces, "hear of the new ones", error)),
+    }
+}
+
+fn namespace_of(pid: &str, name: &str) -> Result<OwnedFd, Failure> {
+    let path = format!("/proc/{pid}/ns/{name}");
+    open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Failure::new(Stage::Namespaces, name, e))
+}
+
+/// Source: user_namespaces(7), "User and group ID mappings".
+fn write_maps(pid: Pid, user: &UserNamespace) -> io::Result<()> {
+    let line = |ids: IdRange| format!("0 {} {}\n", ids.host, ids.size);
+    let pid = pid.as_raw_nonzero();
+    fs::write(format!("/proc/{pid}/uid_map"), line(user.uids))?;
+    fs::write(format!("/proc/{pid}/gid_map"), line(user.gids))
 }
 
 /// The file of a sysctl, if it belongs to a namespace that is being made.
@@ -95,6 +188,16 @@ fn path_of(name: &str, request: &NamespacesRequest) -> Result<PathBuf, Failure> 
         false => "does not belong to a namespace",
     }))
 }
+
+/// Whether it is asked for, its flag and its name in /proc/pid/ns.
+type Kind = (fn(&NamespacesRequest) -> bool, UnshareFlags, &'static str);
+
+/// In the order in which they are answered.
+const KINDS: [Kind; 3] = [
+    (|request| request.net, UnshareFlags::NEWNET, "net"),
+    (|request| request.ipc, UnshareFlags::NEWIPC, "ipc"),
+    (|request| request.uts, UnshareFlags::NEWUTS, "uts"),
+];
 
 /// Of the ipc namespace: ipc_namespaces(7).
 const IPC_NAMES: &[&str] = &[

@@ -27,8 +27,9 @@ use crate::{
     },
 };
 
-/// The worker, from its first instruction on. `joined`: net, ipc and uts.
-pub(super) fn work(context: Context, cgroup: &JoinWire, joined: [Option<usize>; 3], fds: Incoming) -> ! {
+/// The worker, from its first instruction on. `joined`: net, ipc and uts, and last the user namespace, which lets go of
+/// the rights over the others.
+pub(super) fn work(context: Context, cgroup: &JoinWire, joined: &[usize], fds: Incoming) -> ! {
     let _ = set_name(c"inro-pod-init");
     match make(&context, cgroup, joined, fds) {
         Ok(()) => exit(0),
@@ -39,11 +40,11 @@ pub(super) fn work(context: Context, cgroup: &JoinWire, joined: [Option<usize>; 
     }
 }
 
-fn make(context: &Context, cgroup: &JoinWire, joined: [Option<usize>; 3], mut fds: Incoming) -> Result<(), Failure> {
+fn make(context: &Context, cgroup: &JoinWire, joined: &[usize], mut fds: Incoming) -> Result<(), Failure> {
     let step = |what: &'static str| move |error: std::io::Error| Failure::new(Stage::Namespaces, what, error);
     process::reset_signals(true, false);
     let cgroup = fds.join(cgroup)?;
-    for index in joined.into_iter().flatten() {
+    for &index in joined {
         let fd = fds.take(index)?;
         move_into_link_name_space(fd.as_fd(), None::<LinkNameSpaceType>)
             .map_err(|e| step("join the pod's")(e.into()))?;
@@ -124,10 +125,7 @@ fn reap(context: &Context, cgroup: &CgroupJoin, write: &OwnedFd) -> Failure {
         // Bounding first, as the user's capabilities go with root.
         crate::sys::capset::limit_bounding(0).map_err(step("drop capabilities"))?;
         set_thread_groups(&[]).map_err(small("set groups"))?;
-        let gid = rustix::process::Gid::from_raw(NOBODY);
-        set_thread_res_gid(gid, gid, gid).map_err(small("set the group"))?;
-        let uid = rustix::process::Uid::from_raw(NOBODY);
-        set_thread_res_uid(uid, uid, uid).map_err(small("set the user"))?;
+        become_nobody().map_err(small("set user and group"))?;
         confine(&CapabilitySets::default(), None, true)?;
         drop(write);
         process::reset_signals(false, false);
@@ -137,6 +135,19 @@ fn reap(context: &Context, cgroup: &CgroupJoin, write: &OwnedFd) -> Failure {
     match attempt() {
         Ok(never) => match never {},
         Err(failure) => failure,
+    }
+}
+
+/// The root of a user namespace too small to have a nobody: it has no capability, and that root no rights outside.
+fn become_nobody() -> rustix::io::Result<()> {
+    let set = |id: u32| {
+        let (gid, uid) = (rustix::process::Gid::from_raw(id), rustix::process::Uid::from_raw(id));
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)
+    };
+    match set(NOBODY) {
+        Err(rustix::io::Errno::INVAL) => set(0),
+        done => done,
     }
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::Failure;
 use crate::{
-    model::{BaseMount, CapabilitySets, ContainerId, Stages},
+    model::{BaseMount, CapabilitySets, ContainerId, DeviceNode, Stages, UserNamespace},
     sys::fdpass,
 };
 
@@ -75,16 +75,20 @@ pub struct CreateRequest {
     pub dir: PathBuf,
     /// Detached mount of the root file system.
     pub rootfs: OwnedFd,
+    /// The container's root as host ids: owns the folders and files that are made for mounts.
+    pub root: (u32, u32),
     /// Made in the root file system, in this order, before the spec's mounts; their places must not be links.
     pub base: Vec<BaseMount>,
+    /// Made after `base`; the default ones of the spec's `/dev` are not among them.
+    pub devices: Vec<DeviceNode>,
     /// Detached mounts attached over these places in the root file system, after `base`.
     pub files: Vec<(PathBuf, OwnedFd)>,
     /// Folders of the root file system that are made where they are missing, and stay writable when the root is not.
     pub volumes: Vec<PathBuf>,
     /// Detached mounts (open_tree), the Nth attached at `staged_mount(N)`.
     pub mounts: Vec<OwnedFd>,
-    /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name; init attaches them below
-    /// `/sys/fs/cgroup`. The spec has no mount there.
+    /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name, which init attaches below
+    /// `/sys/fs/cgroup`; or the one of v2 without a name, attached there. The spec has no mount there.
     pub cgroups: Vec<(String, OwnedFd)>,
     pub namespaces: NamespaceFds,
     pub cgroup: CgroupJoin,
@@ -143,11 +147,15 @@ pub struct ExecRequest {
     pub seccomp: Option<OwnedFd>,
     pub cgroup: CgroupJoin,
     pub stdio: ExecStdio,
+    /// Owner of its pipes, as host ids (the process' user), so that it can reopen `/dev/stdout`.
+    pub owner: (u32, u32),
 }
 
 /// The namespaces of a new pod.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct NamespacesRequest {
+    /// A user namespace with these ids; it owns the others made here.
+    pub user: Option<UserNamespace>,
     pub net: bool,
     pub ipc: bool,
     pub uts: bool,
@@ -161,6 +169,8 @@ pub struct NamespacesRequest {
 #[derive(Debug)]
 pub struct PodInitRequest {
     pub cgroup: CgroupJoin,
+    /// Owns the pid namespace.
+    pub user: Option<OwnedFd>,
     pub net: Option<OwnedFd>,
     pub ipc: Option<OwnedFd>,
     pub uts: Option<OwnedFd>,
@@ -197,9 +207,8 @@ pub(super) enum Request {
     Namespaces(NamespacesRequest),
     PodInit {
         cgroup: JoinWire,
-        net: Option<usize>,
-        ipc: Option<usize>,
-        uts: Option<usize>,
+        /// Of net, ipc, uts and then user, those that there are.
+        joined: Vec<usize>,
     },
     Create(CreateWire),
     Exec(ExecWire),
@@ -216,7 +225,9 @@ pub(super) struct CreateWire {
     pub id: ContainerId,
     pub dir: PathBuf,
     pub rootfs: usize,
+    pub root: (u32, u32),
     pub base: Vec<BaseMount>,
+    pub devices: Vec<DeviceNode>,
     pub files: Vec<(PathBuf, usize)>,
     pub volumes: Vec<PathBuf>,
     pub mounts: Vec<usize>,
@@ -241,6 +252,7 @@ pub(super) struct ExecWire {
     pub seccomp: Option<usize>,
     pub cgroup: JoinWire,
     pub stdio: ExecStdioWire,
+    pub owner: (u32, u32),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -260,7 +272,7 @@ pub(super) enum ExecStdioWire {
 pub(super) enum Reply {
     /// A worker exists and begins; the first answer to everything.
     TakenUp,
-    /// Descriptors in the order net, ipc, uts of those asked for.
+    /// Descriptors in the order user, net, ipc, uts of those asked for.
     Namespaces,
     /// Descriptors: the pid namespace, a pidfd.
     PodInit {

@@ -101,9 +101,7 @@ fn serve(socket: OwnedFd, shim: OwnedFd) -> ! {
                 context.answer(&Reply::TakenUp, &[]);
                 match request {
                     Request::Namespaces(request) => namespaces::work(context, request),
-                    Request::PodInit { cgroup, net, ipc, uts } => {
-                        pod_init::work(context, &cgroup, [net, ipc, uts], fds)
-                    }
+                    Request::PodInit { cgroup, joined } => pod_init::work(context, &cgroup, &joined, fds),
                     Request::Create(request) => create::work(context, request, fds),
                     Request::Exec(request) => exec::work(context, request, fds),
                 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs critest's groups against a private daemon and a private registry.
 
-    tests/critest/run.py [--pending] [--websocket] [--inro FILE] [--keep] [GROUP...]
+    tests/critest/run.py [--pending | --benchmark] [--parallel N] [--websocket] [--inro FILE] [--keep] [GROUP...]
 
 Prints each failure with its message and, at the end, `N passed, N failed, N skipped`.
 A spec listed in `pending` is left out and counts as skipped; any other failure is one.
@@ -31,15 +31,15 @@ PINNED = b"9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
 
 def main():
     arguments = parse_arguments()
-    pending = read_pending()
+    pending = {} if arguments.benchmark else read_pending()
     work = tempfile.mkdtemp(prefix="critest-")
     processes = []
     try:
         port = free_port()
         processes.append(start_registry(work, port))
         processes.append(start_daemon(work, port, arguments.inro))
-        report = run_critest(work, selection(arguments, pending) + transports(arguments))
-        passed, failed, skipped = judge(report, pending, arguments.pending)
+        report = run_critest(work, arguments, selection(arguments, pending) + transports(arguments))
+        passed, failed, skipped = judge(report, pending, arguments)
     finally:
         for process in reversed(processes):
             process.send_signal(signal.SIGTERM)
@@ -55,6 +55,8 @@ def main():
 def parse_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--pending", action="store_true", help="run the pending specs, and nothing else")
+    parser.add_argument("--benchmark", action="store_true", help="run the benchmark specs, and nothing else")
+    parser.add_argument("--parallel", type=int, default=1, help="how many specs at once")
     parser.add_argument("--inro", default=f"{TARGET}/{os.uname().machine}-unknown-linux-musl/release/inro")
     parser.add_argument("--keep", action="store_true", help="leave logs and report behind")
     parser.add_argument("--websocket", action="store_true", help="stream over WebSocket instead of SPDY")
@@ -75,6 +77,8 @@ def read_pending():
 
 def selection(arguments, pending):
     """critest's arguments that choose the specs. What they are matched with has the suite's name before the spec's."""
+    if arguments.benchmark:
+        return ["--benchmark", f"--benchmarking-params-file={HERE}/benchmark.yaml"]
     if arguments.pending:
         return [f"--ginkgo.focus={go_escape(name)}$" for name in pending]
     groups = dict(line.split(None, 1) for line in lines("groups"))
@@ -144,26 +148,27 @@ def wait_until(ready, process, what, log):
     sys.exit(f"critest: {what} is not ready after 10 s:\n{open(log).read()}")
 
 
-def run_critest(work, chosen):
+def run_critest(work, arguments, chosen):
     with open(f"{IMAGES}/images.json") as file:
         ours = json.load(file)["critest-digest"].split(":")[1].encode()
     with open(f"{TOOLS}/critest", "rb") as original, open(f"{work}/critest", "wb") as copy:
         copy.write(original.read().replace(PINNED, ours))
     os.chmod(f"{work}/critest", 0o755)
     socket_ = f"unix://{work}/inro.sock"
+    parallel = [f"--parallel={arguments.parallel}"] if arguments.parallel > 1 else []
     with open(f"{work}/critest.log", "w") as log:
         subprocess.run(
             [f"{work}/critest", f"--runtime-endpoint={socket_}", f"--image-endpoint={socket_}", "--ginkgo.no-color",
              "--runtime-service-timeout=60s", "--image-service-timeout=60s",
-             f"--ginkgo.json-report={work}/report.json", "--ginkgo.timeout=30m", *chosen],
-            stdout=log, stderr=log, cwd=work)
+             f"--ginkgo.json-report={work}/report.json", "--ginkgo.timeout=30m", *parallel, *chosen],
+            stdout=log, stderr=log, cwd=work, env={**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}"})
     if not os.path.exists(f"{work}/report.json"):
         sys.exit(f"critest: no report:\n{open(f'{work}/critest.log').read()[-4000:]}")
     with open(f"{work}/report.json") as file:
         return json.load(file)[0]["SpecReports"]
 
 
-def judge(report, pending, only_pending):
+def judge(report, pending, arguments):
     """Counts, and says what failed and what was skipped, and why."""
     passed = failed = skipped = 0
     for spec in report:
@@ -172,14 +177,14 @@ def judge(report, pending, only_pending):
         if spec["State"] == "passed":
             if spec["LeafNodeType"] == "It":
                 passed += 1
-                if only_pending:
+                if arguments.pending:
                     print(f"critest: passes now: {name}")
         elif spec["State"] in ("skipped", "pending"):
             # Without a message it was not selected at all.
-            if failure and "benchmark" not in name:
+            if failure and ("benchmark" in name) == arguments.benchmark:
                 skipped += 1
                 print(f"critest: skipped: {name}: {failure}")
-            elif name in pending and not only_pending:
+            elif name in pending and not arguments.pending:
                 skipped += 1
                 print(f"critest: pending: {name}: {pending[name]}")
         else:

@@ -207,12 +207,15 @@ fn a_mount_source_that_is_not_there_fails_with_its_path() {
 #[test]
 fn a_call_that_is_not_built_says_so() {
     let node = Node::start();
-    let request = v1::CheckpointContainerRequest {
-        container_id: "x".into(),
-        ..Default::default()
-    };
     assert_eq!(
-        node.cri.checkpoint_container(request).expect_err("an error").code(),
+        node.cri
+            .checkpoint_pod(Default::default())
+            .expect_err("an error")
+            .code(),
+        Code::Unimplemented
+    );
+    assert_eq!(
+        node.cri.restore_pod(Default::default()).expect_err("an error").code(),
         Code::Unimplemented
     );
 }

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Node, inro, v1};
+use crate::harness::{Node, inro, patience, v1};
 
 /// Runs `inro serve` in `dir`, where it is expected to end by itself.
 fn serve(dir: &Path) -> Output {
     let child = Command::new("timeout")
-        .arg("5")
+        .arg(patience(Duration::from_secs(5)).as_secs().to_string())
         .arg(inro())
         .args(["serve", "--config"])
         .arg(dir.join("config.toml"))
@@ -73,7 +73,7 @@ fn the_supervisor_is_told_when_it_is_ready() {
     fs::write(dir.path().join("config.toml"), "").expect("config.toml");
     let notify = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
     notify
-        .set_read_timeout(Some(Duration::from_secs(5)))
+        .set_read_timeout(Some(patience(Duration::from_secs(5))))
         .expect("a timeout");
     let mut child = Command::new(inro())
         .env("NOTIFY_SOCKET", dir.path().join("notify"))
@@ -130,5 +130,5 @@ fn it_is_ready_soon() {
         .collect();
     times.sort();
     eprintln!("ready after {:?} (median of 10, longest {:?})", times[5], times[9]);
-    assert!(times[5] < Duration::from_millis(150), "{times:?}");
+    assert!(times[5] < patience(Duration::from_millis(150)), "{times:?}");
 }

@@ -1,6 +1,6 @@
 //! Images from a real registry: every form of reference and manifest, and what must not be believed.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use tonic::Code;
 
@@ -254,6 +254,31 @@ fn what_lies_about_itself_is_refused() {
     let malformed = node.try_pull("UPPER/Case:bad tag").expect_err("malformed");
     assert_eq!(malformed.code(), Code::InvalidArgument, "{malformed:?}");
     // And the next good one works.
+    node.pull("shell");
+}
+
+#[test]
+fn a_full_disk_refuses_a_pull_and_nothing_of_it_stays() {
+    let mut node = Node::start();
+    node.registry();
+    let root = node.dir().join("root");
+    node.daemon.terminate();
+    let disk = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2500k", "none"])
+        .arg(&root)
+        .status();
+    assert!(disk.expect("mount").success());
+    node.daemon.restart();
+    let error = node.try_pull("shell").expect_err("the disk is full");
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+    assert!(error.message().contains(&root.display().to_string()), "{error:?}");
+    assert_eq!(list(&node), []);
+    for folder in ["tmp", "layers", "images"] {
+        assert_eq!(fs::read_dir(root.join(folder)).expect(folder).count(), 0, "{folder}");
+    }
+    node.daemon.terminate();
+    assert!(Command::new("umount").arg(&root).status().expect("umount").success());
+    node.daemon.restart();
     node.pull("shell");
 }
 

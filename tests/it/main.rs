@@ -2,15 +2,25 @@
 //!
 //! Needs root and what `tests/run` prepares; `tests/run it NAME` runs those whose names contain NAME.
 
+mod bad_fields;
 mod bad_input;
+mod cdi;
+mod cgroups;
+mod checkpoint;
 mod config;
 mod crictl_session;
 mod exec_sync;
 mod exit_codes;
 mod harness;
+mod host_ports;
+mod image_names;
+mod image_volumes;
 mod images;
 mod lifecycle;
 mod logs;
+mod messages;
+mod oom;
+mod permissions;
 mod pods;
 mod port_forward;
 mod registries;
@@ -18,3 +28,6 @@ mod security;
 mod stream_server;
 mod streaming;
 mod survive_kill9;
+mod systemd;
+mod update;
+mod userns;

@@ -216,12 +216,12 @@ fn a_terminal_is_shown_written_and_resized() {
 }
 
 #[test]
-fn the_seventeenth_client_is_refused_and_the_daemon_is_not() {
+fn one_client_too_many_is_refused_and_the_daemon_is_not() {
     let Some(ground) = Ground::new() else { return };
     block(async {
         let c = started(&ground, "read go", Stdio::default()).await;
         let mut clients = Vec::new();
-        for _ in 0..16 {
+        for _ in 0..12 {
             clients.push(attach(&c, ALL).await);
         }
         let one_more = Shim::connect(&c.dir).unwrap();
@@ -245,5 +245,44 @@ fn the_seventeenth_client_is_refused_and_the_daemon_is_not() {
         assert!(one_more.attach(ALL).await.is_err(), "a connection is one attach");
         one_more.kill(9).await.unwrap();
         assert_eq!(exit_code(&c), 137);
+    });
+}
+
+/// Not a test of behaviour: prints what a shim has for itself. Run with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn memory_of_a_shim() {
+    let Some(ground) = Ground::new() else { return };
+    fs::write(
+        ground.base.join("rootfs/data/flood"),
+        "a line of the flood\n".repeat(1 << 20),
+    )
+    .unwrap();
+    block(async {
+        let c = started(&ground, "read go; cat /data/flood; read stop", Stdio::default()).await;
+        let pid = inro::shim::read_record(&c.dir).unwrap().unwrap().pid;
+        let report = |when: &str| {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+            let kib = |name: &str| {
+                let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+                line.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap()
+            };
+            let private = kib("Private_Clean") + kib("Private_Dirty");
+            println!("{when:10} private {private} KiB, anonymous {} KiB", kib("Anonymous"));
+        };
+        if std::env::var_os("SMAPS").is_some() {
+            println!("{}", fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap());
+        }
+        report("quiet");
+        let (_shim, mut attached) = attach(&c, ALL).await;
+        report("attached");
+        say(&mut attached, "go\n").await;
+        let began = Instant::now();
+        let mut all = vec![0; 20 << 20];
+        attached.stdout.as_mut().unwrap().read_exact(&mut all).await.unwrap();
+        println!("{:.0} MiB/s shown and logged", 20.0 / began.elapsed().as_secs_f64());
+        report("after");
+        say(&mut attached, "stop\n").await;
+        exit_code(&c);
     });
 }

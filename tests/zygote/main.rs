@@ -1,5 +1,5 @@
 //! The zygote against the real kernel: containers made of one busybox on a tmpfs. Needs root, cgroup v1 controllers
-//! and a static busybox; skips with a reason without them.
+//! and the busybox that `tests/tools.sh` unpacks; skips with a reason without them.
 
 mod attach;
 mod create;
@@ -22,7 +22,7 @@ use std::{
 };
 
 use inro::{
-    model::{CapabilitySets, ContainerId},
+    model::{CapabilitySets, ContainerId, IdRange, UserNamespace},
     zygote::{
         CgroupJoin, CreateRequest, Created, Exec, ExecProcess, ExecRequest, ExecStdio, Launch, NamespaceFds,
         NamespaceKind, NamespacesRequest, PodInitRequest, Stage, Stdio, Zygote, ZygoteError, namespace_path,
@@ -53,8 +53,9 @@ struct Ground {
 
 impl Ground {
     fn new() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || !Path::new(BUSYBOX).exists() {
-            eprintln!("skipped: needs root and {BUSYBOX}");
+        let busybox = tools().join("busybox/bin/busybox");
+        if !rustix::process::geteuid().is_root() || !busybox.exists() {
+            eprintln!("skipped: needs root and {}", busybox.display());
             return None;
         }
         if CONTROLLERS
@@ -82,7 +83,12 @@ impl Ground {
         for dir in ["bin", "dev", "proc", "sys", "tmp", "etc", "data"] {
             fs::create_dir_all(rootfs.join(dir)).unwrap();
         }
-        fs::copy(BUSYBOX, rootfs.join("bin/busybox")).unwrap();
+        fs::copy(&busybox, rootfs.join("bin/busybox")).unwrap();
+        for library in libraries(&busybox) {
+            let place = rootfs.join(library.strip_prefix("/").unwrap());
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::copy(library, place).unwrap();
+        }
         for name in [
             "sh", "cat", "sleep", "true", "id", "ls", "tty", "stty", "readlink", "setsid", "kill", "env",
         ] {
@@ -178,7 +184,9 @@ impl Box_ {
             id: self.id.clone(),
             dir: self.dir.clone(),
             rootfs: ground.rootfs(),
+            root: (0, 0),
             base: Vec::new(),
+            devices: Vec::new(),
             files: Vec::new(),
             volumes: Vec::new(),
             mounts: std::mem::take(&mut self.mounts),
@@ -264,6 +272,7 @@ impl Box_ {
             seccomp: self.seccomp.as_deref().map(memfd),
             cgroup: self.join(),
             stdio,
+            owner: (0, 0),
         }
     }
 }
@@ -407,4 +416,19 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-const BUSYBOX: &str = "/bin/busybox";
+/// Where `tests/tools.sh` puts what it fetches: in the target folder, of which the tested binary is part.
+fn tools() -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_inro")).ancestors().nth(3);
+    target.expect("target/TRIPLE/PROFILE/inro").join("tools")
+}
+
+/// The shared libraries of a program, and its loader.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let listed = std::process::Command::new("ldd").arg(program).output().unwrap();
+    let words = String::from_utf8(listed.stdout).unwrap();
+    words
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .map(PathBuf::from)
+        .collect()
+}

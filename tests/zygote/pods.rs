@@ -11,6 +11,7 @@ fn volumes_and_pod_namespaces_are_given_by_descriptor() {
     block(async {
         let sysctls = BTreeMap::from([("net.ipv4.ip_unprivileged_port_start".to_owned(), "77".to_owned())]);
         let request = NamespacesRequest {
+            user: None,
             net: true,
             ipc: true,
             uts: true,
@@ -50,6 +51,81 @@ fn volumes_and_pod_namespaces_are_given_by_descriptor() {
 }
 
 #[test]
+fn a_pods_user_namespace_owns_its_other_namespaces() {
+    let Some(ground) = Ground::new() else { return };
+    let range = |host| IdRange { host, size: 65536 };
+    block(async {
+        let request = NamespacesRequest {
+            user: Some(UserNamespace {
+                uids: range(100_000),
+                gids: range(200_000),
+            }),
+            net: true,
+            ipc: true,
+            uts: true,
+            hostname: "pod-2".into(),
+            sysctls: BTreeMap::from([("kernel.shm_rmid_forced".to_owned(), "1".to_owned())]),
+        };
+        let pod = ground.zygote.namespaces(request).await.unwrap();
+        // What only the root of the owning user namespace may change.
+        let script = "cat /proc/self/uid_map /proc/self/gid_map /proc/sys/kernel/hostname /proc/sys/kernel/shm_rmid_forced \
+                      && busybox hostname mine && cat /proc/sys/kernel/hostname \
+                      && echo 0 > /proc/sys/kernel/shm_rmid_forced && cat /proc/sys/kernel/shm_rmid_forced \
+                      && echo 78 > /proc/sys/net/ipv4/ip_unprivileged_port_start && id -u && exec sleep 1000";
+        let mut c = Box_::new(&ground, &["sh", "-c", script]);
+        for set in ["bounding", "effective", "permitted"] {
+            let names = c.spec["process"]["capabilities"][set].as_array_mut().unwrap();
+            names.push("CAP_NET_ADMIN".into());
+        }
+        let more = SYS_ADMIN | NET_ADMIN;
+        let sets = &mut c.capabilities;
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            *set |= more;
+        }
+        c.spec["linux"]["readonlyPaths"] = json!([]);
+        c.spec.as_object_mut().unwrap().remove("hostname");
+        c.spec["linux"]["namespaces"] = json!([
+            {"type": "mount"}, {"type": "pid"},
+            {"type": "user", "path": namespace_path(NamespaceKind::User).to_str().unwrap()},
+        ]);
+        c.namespaces = NamespaceFds {
+            user: pod.user,
+            net: pod.net,
+            ipc: pod.ipc,
+            uts: pod.uts,
+            ..NamespaceFds::default()
+        };
+        let mut request = c.request(&ground);
+        request.owner = (100_000, 200_000);
+        let init = ground.zygote.create(request).await.unwrap().init_pid;
+        c.start().unwrap();
+        eventually("the user's id", || c.log().ends_with("mine\n0\n0"));
+        let log = c.log();
+        let words: Vec<&str> = log.split_whitespace().collect();
+        let maps = ["0", "100000", "65536", "0", "200000", "65536"];
+        assert_eq!(words[..6], maps, "{log}");
+        assert_eq!(words[6..], ["pod-2", "1", "mine", "0", "0"], "{log}");
+        assert_eq!(fs::metadata(format!("/proc/{init}")).unwrap().uid(), 100_000);
+
+        // The terminal of an exec is its user's, who can open it again.
+        let script = "test $(id -u) = 0 && echo reopened > $(tty)";
+        let terminal = ExecStdio::Terminal { columns: 80, rows: 25 };
+        let exec = ground
+            .zygote
+            .exec(c.exec_request(init, &["sh", "-c", script], terminal))
+            .await
+            .unwrap();
+        let mut text = Vec::new();
+        let _ = File::from(exec.terminal.as_ref().unwrap().try_clone().unwrap()).read_to_end(&mut text);
+        assert_eq!(exec.wait().await.unwrap(), 0);
+        assert_eq!(String::from_utf8_lossy(&text), "reopened\r\n");
+    });
+}
+
+const SYS_ADMIN: u64 = 1 << 21;
+const NET_ADMIN: u64 = 1 << 12;
+
+#[test]
 fn sysctls_of_the_node_are_refused() {
     let Some(ground) = Ground::new() else { return };
     block(async {
@@ -77,6 +153,7 @@ fn containers_share_the_pid_namespace_of_a_pods_first_process() {
         );
         let request = PodInitRequest {
             cgroup: c.join(),
+            user: None,
             net: None,
             ipc: None,
             uts: None,

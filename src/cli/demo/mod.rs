@@ -14,11 +14,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use inro_proto::{
-    self as wire, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
-};
-use tonic::transport::{Channel, Endpoint};
+use inro_proto as wire;
 
+use super::client::Client;
 use stage::Stages;
 
 /// How long anything of the demo may take.
@@ -48,7 +46,7 @@ async fn show(scratch: &Path, image: Option<&str>) -> anyhow::Result<()> {
     let image = match image {
         None => image::NAME,
         Some(name) => {
-            stages.time(&format!("pull {name}"), cri.pull(name)).await?;
+            stages.time(&format!("pull {name}"), cri.client.pull(name)).await?;
             name
         }
     };
@@ -200,45 +198,15 @@ impl Drop for Daemon {
     }
 }
 
-/// A client of the CRI.
+/// The demo's steps as a client of the CRI.
 struct Cri {
-    runtime: RuntimeServiceClient<Channel>,
-    images: ImageServiceClient<Channel>,
+    client: Client,
 }
 
 impl Cri {
     async fn connect(scratch: &Path) -> anyhow::Result<Self> {
-        let path = scratch.join("run/inro.sock");
-        let connector = tower::service_fn(move |_| {
-            let path = path.clone();
-            async move {
-                tokio::net::UnixStream::connect(path)
-                    .await
-                    .map(hyper_util::rt::TokioIo::new)
-            }
-        });
-        // The address is only for the HTTP header; the connector knows the way.
-        let channel = Endpoint::from_static("http://inro")
-            .connect_with_connector(connector)
-            .await?;
-        Ok(Self {
-            runtime: RuntimeServiceClient::new(channel.clone()),
-            images: ImageServiceClient::new(channel),
-        })
-    }
-
-    async fn pull(&mut self, name: &str) -> anyhow::Result<()> {
-        let image = Some(wire::ImageSpec {
-            image: name.into(),
-            ..Default::default()
-        });
-        self.images
-            .pull_image(wire::PullImageRequest {
-                image,
-                ..Default::default()
-            })
-            .await?;
-        Ok(())
+        let client = Client::connect(&scratch.join("run/inro.sock")).await?;
+        Ok(Self { client })
     }
 
     async fn run_pod(&mut self, scratch: &Path) -> anyhow::Result<String> {
@@ -264,7 +232,8 @@ impl Cri {
             config: Some(config),
             runtime_handler: String::new(),
         };
-        Ok(self.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+        let answer = self.client.runtime.run_pod_sandbox(request).await?;
+        Ok(answer.into_inner().pod_sandbox_id)
     }
 
     async fn create(&mut self, pod: &str, image: &str) -> anyhow::Result<String> {
@@ -294,11 +263,18 @@ impl Cri {
             config: Some(config),
             sandbox_config: None,
         };
-        Ok(self.runtime.create_container(request).await?.into_inner().container_id)
+        Ok(self
+            .client
+            .runtime
+            .create_container(request)
+            .await?
+            .into_inner()
+            .container_id)
     }
 
     async fn start(&mut self, container: &str) -> anyhow::Result<()> {
-        self.runtime
+        self.client
+            .runtime
             .start_container(wire::StartContainerRequest {
                 container_id: container.into(),
             })
@@ -311,7 +287,7 @@ impl Cri {
             container_id: container.into(),
             verbose: true,
         };
-        let answer = self.runtime.container_status(request).await?.into_inner();
+        let answer = self.client.runtime.container_status(request).await?.into_inner();
         let info: serde_json::Value = serde_json::from_str(answer.info.get("info").context("no verbose status")?)?;
         info["pid"]
             .as_u64()
@@ -326,17 +302,19 @@ impl Cri {
             cmd,
             timeout: 10,
         };
-        let answer = self.runtime.exec_sync(request).await?.into_inner();
+        let answer = self.client.runtime.exec_sync(request).await?.into_inner();
         Ok(String::from_utf8_lossy(&answer.stdout).into_owned())
     }
 
     async fn remove_pod(&mut self, pod: &str) -> anyhow::Result<()> {
-        self.runtime
+        self.client
+            .runtime
             .stop_pod_sandbox(wire::StopPodSandboxRequest {
                 pod_sandbox_id: pod.into(),
             })
             .await?;
-        self.runtime
+        self.client
+            .runtime
             .remove_pod_sandbox(wire::RemovePodSandboxRequest {
                 pod_sandbox_id: pod.into(),
             })

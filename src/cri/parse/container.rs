@@ -4,10 +4,16 @@ use std::path::{Component, Path, PathBuf};
 
 use inro_proto as wire;
 
-use super::{Parsed, absolute, non_empty, required, security::security};
+use super::{
+    Parsed, absolute, non_empty, required,
+    security::{id_range, security},
+};
 use crate::{
     cri::{error::Fault, signal_number},
-    model::{Access, ContainerConfig, ContainerMetadata, Device, Mount, Propagation, Resources, Stdio},
+    model::{
+        Access, ContainerConfig, ContainerMetadata, Device, IdRange, ImageMount, Mount, MountSource, Propagation,
+        Resources, Stdio, UserNamespace,
+    },
 };
 
 /// Source: CRI `ContainerConfig`.
@@ -16,9 +22,6 @@ pub fn container(config: Option<wire::ContainerConfig>) -> Parsed<ContainerConfi
     let metadata = required(config.metadata, "config.metadata")?;
     let image = required(config.image, "config.image")?;
     let linux = config.linux.unwrap_or_default();
-    if let Some(device) = config.cdi_devices.first() {
-        return Err(Fault::unimplemented(format!("config.cdi_devices[0] ({})", device.name)));
-    }
     if config.command.iter().chain(&config.args).any(|arg| arg.contains('\0')) {
         return Err(Fault::new("config.command", "has a NUL byte in it"));
     }
@@ -28,8 +31,10 @@ pub fn container(config: Option<wire::ContainerConfig>) -> Parsed<ContainerConfi
     };
     let log_path = match config.log_path.as_str() {
         "" => None,
-        path => Some(below(path, "config.log_path")?),
+        path => Some(below(path, "config.log_path", "the log folder")?),
     };
+    let security = security(linux.security_context.unwrap_or_default())?;
+    mapped_as_the_pod(&config.mounts, security.namespaces.user.as_ref())?;
     Ok(ContainerConfig {
         metadata: ContainerMetadata {
             name: non_empty(metadata.name, "config.metadata.name")?,
@@ -58,6 +63,12 @@ pub fn container(config: Option<wire::ContainerConfig>) -> Parsed<ContainerConfi
             .enumerate()
             .map(device)
             .collect::<Parsed<_>>()?,
+        cdi_devices: config
+            .cdi_devices
+            .into_iter()
+            .enumerate()
+            .map(|(at, device)| non_empty(device.name, &format!("config.CDI_devices[{at}].name")))
+            .collect::<Parsed<_>>()?,
         labels: config.labels.into_iter().collect(),
         annotations: config.annotations.into_iter().collect(),
         log_path,
@@ -67,7 +78,7 @@ pub fn container(config: Option<wire::ContainerConfig>) -> Parsed<ContainerConfi
             tty: config.tty,
         },
         resources: resources(linux.resources, "config.linux.resources")?,
-        security: security(linux.security_context.unwrap_or_default())?,
+        security,
         stop_signal: stop_signal(config.stop_signal)?,
     })
 }
@@ -107,7 +118,7 @@ pub fn resources(resources: Option<wire::LinuxContainerResources>, field: &str) 
     }
     let mut hugepage_limits = std::collections::BTreeMap::new();
     for limit in wire.hugepage_limits {
-        if !limit.page_size.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        if limit.page_size.is_empty() || !limit.page_size.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(Fault::new(
                 format!("{field}.hugepage_limits"),
                 format!("{:?} is not a page size", limit.page_size),
@@ -118,15 +129,32 @@ pub fn resources(resources: Option<wire::LinuxContainerResources>, field: &str) 
             hugepage_limits.insert(limit.page_size, limit.limit);
         }
     }
-    let memory = |value: i64| (value != 0).then_some(value);
+    let memory = |value: i64, name: &str| match value {
+        0 => Ok(None),
+        value if value >= -1 => Ok(Some(value)),
+        value => Err(Fault::new(
+            format!("{field}.{name}"),
+            format!("{value} is neither a size nor -1, which is no limit"),
+        )),
+    };
+    let memory_limit_bytes = memory(wire.memory_limit_in_bytes, "memory_limit_in_bytes")?;
+    let memory_swap_limit_bytes = memory(wire.memory_swap_limit_in_bytes, "memory_swap_limit_in_bytes")?;
+    if let (Some(limit), Some(sum @ 1..)) = (memory_limit_bytes, memory_swap_limit_bytes)
+        && (limit < 0 || sum < limit)
+    {
+        return Err(Fault::new(
+            format!("{field}.memory_swap_limit_in_bytes"),
+            format!("{sum} is memory and swap together, and less than the memory limit"),
+        ));
+    }
     Ok(Resources {
-        cpu_quota_us: memory(wire.cpu_quota),
+        cpu_quota_us: (wire.cpu_quota != 0).then_some(wire.cpu_quota),
         cpu_period_us: positive(wire.cpu_period, "cpu_period")?,
         cpu_shares: positive(wire.cpu_shares, "cpu_shares")?,
         cpuset_cpus: list(wire.cpuset_cpus, "cpuset_cpus")?,
         cpuset_mems: list(wire.cpuset_mems, "cpuset_mems")?,
-        memory_limit_bytes: memory(wire.memory_limit_in_bytes),
-        memory_swap_limit_bytes: memory(wire.memory_swap_limit_in_bytes),
+        memory_limit_bytes,
+        memory_swap_limit_bytes,
         oom_score_adj: Some(adj.ok_or_else(|| {
             Fault::new(
                 format!("{field}.oom_score_adj"),
@@ -153,12 +181,7 @@ fn variable((at, env): (usize, wire::KeyValue)) -> Parsed<(String, String)> {
 
 fn mount((at, mount): (usize, wire::Mount)) -> Parsed<Mount> {
     let field = |name: &str| format!("config.mounts[{at}].{name}");
-    if mount.image.is_some() {
-        return Err(Fault::unimplemented(field("image")));
-    }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Fault::unimplemented(field("uid_mappings")));
-    }
+    let source = source(&mount, &field)?;
     let propagation = match wire::MountPropagation::try_from(mount.propagation) {
         Ok(wire::MountPropagation::PropagationPrivate) => Propagation::Private,
         Ok(wire::MountPropagation::PropagationHostToContainer) => Propagation::HostToContainer,
@@ -191,11 +214,50 @@ fn mount((at, mount): (usize, wire::Mount)) -> Parsed<Mount> {
     }
     Ok(Mount {
         container_path: absolute(&mount.container_path, &field("container_path"))?,
-        host_path: absolute(&mount.host_path, &field("host_path"))?,
+        source,
         access,
         propagation,
         options: mount.mount_options,
     })
+}
+
+/// The host's path or the image that a mount shows. An image is always read-only.
+fn source(mount: &wire::Mount, field: &dyn Fn(&str) -> String) -> Parsed<MountSource> {
+    let Some(image) = &mount.image else {
+        if !mount.image_sub_path.is_empty() {
+            return Err(Fault::new(field("image_sub_path"), "is for images"));
+        }
+        return Ok(MountSource::Host(absolute(&mount.host_path, &field("host_path"))?));
+    };
+    if !mount.host_path.is_empty() {
+        return Err(Fault::new(field("host_path"), "a mount shows an image or a host path"));
+    }
+    if !mount.readonly {
+        return Err(Fault::new(field("readonly"), "an image can be mounted read-only only"));
+    }
+    Ok(MountSource::Image(ImageMount {
+        image: non_empty(image.image.clone(), &field("image.image"))?,
+        user_specified_image: image.user_specified_image.clone(),
+        sub_path: below(&mount.image_sub_path, &field("image_sub_path"), "the image's root")?,
+    }))
+}
+
+/// The ids of a volume's mapping. There is one mapping for a pod and everything in it: a volume's can only repeat it.
+fn mapped_as_the_pod(mounts: &[wire::Mount], pod: Option<&UserNamespace>) -> Parsed<()> {
+    for (at, mount) in mounts.iter().enumerate() {
+        let range = |mappings: &[wire::IdMapping], name: &str, pods: Option<IdRange>| {
+            let field = format!("config.mounts[{at}].{name}");
+            match (mappings, pods) {
+                ([], _) => Ok(()),
+                (mappings, Some(pods)) if id_range(mappings, &field)? == pods => Ok(()),
+                (_, Some(_)) => Err(Fault::new(field, "is not the mapping of the pod's user namespace")),
+                (_, None) => Err(Fault::new(field, "needs a user namespace")),
+            }
+        };
+        range(&mount.uid_mappings, "uid_mappings", pod.map(|pod| pod.uids))?;
+        range(&mount.gid_mappings, "gid_mappings", pod.map(|pod| pod.gids))?;
+    }
+    Ok(())
 }
 
 fn device((at, device): (usize, wire::Device)) -> Parsed<Device> {
@@ -219,17 +281,14 @@ fn device((at, device): (usize, wire::Device)) -> Parsed<Device> {
 }
 
 /// A path below a folder: relative, without `..`.
-fn below(path: &str, field: &str) -> Parsed<PathBuf> {
+fn below(path: &str, field: &str, folder: &str) -> Parsed<PathBuf> {
     let plain = Path::new(path)
         .components()
         .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if plain && !path.contains('\0') {
         Ok(PathBuf::from(path))
     } else {
-        Err(Fault::new(
-            field,
-            format!("{path:?} is not a path below the log folder"),
-        ))
+        Err(Fault::new(field, format!("{path:?} is not a path below {folder}")))
     }
 }
 

@@ -2,42 +2,55 @@
 
 use inro_proto as wire;
 
-use crate::model::{ContainerFilter, ContainerPhase, SandboxFilter, SandboxState};
+use super::Parsed;
+use crate::{
+    cri::error::Fault,
+    model::{ContainerFilter, ContainerPhase, SandboxFilter, SandboxState},
+};
 
 fn some(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-pub fn sandbox_filter(filter: Option<wire::PodSandboxFilter>) -> SandboxFilter {
+fn unknown_state(value: i32) -> Fault {
+    Fault::new("filter.state.state", format!("{value} is unknown"))
+}
+
+pub fn sandbox_filter(filter: Option<wire::PodSandboxFilter>) -> Parsed<SandboxFilter> {
     let Some(filter) = filter else {
-        return SandboxFilter::default();
+        return Ok(SandboxFilter::default());
     };
-    SandboxFilter {
+    let state = filter.state.map(|value| match value.state.try_into() {
+        Ok(wire::PodSandboxState::SandboxReady) => Ok(SandboxState::Ready),
+        Ok(wire::PodSandboxState::SandboxNotready) => Ok(SandboxState::NotReady),
+        Err(_) => Err(unknown_state(value.state)),
+    });
+    Ok(SandboxFilter {
         id: some(filter.id),
-        state: filter.state.map(|value| match value.state() {
-            wire::PodSandboxState::SandboxReady => SandboxState::Ready,
-            wire::PodSandboxState::SandboxNotready => SandboxState::NotReady,
-        }),
+        state: state.transpose()?,
         labels: filter.label_selector.into_iter().collect(),
-    }
+    })
 }
 
 /// `None`: nothing can match (the unknown state, which no container of ours has).
-pub fn container_filter(filter: Option<wire::ContainerFilter>) -> Option<ContainerFilter> {
+pub fn container_filter(filter: Option<wire::ContainerFilter>) -> Parsed<Option<ContainerFilter>> {
     let Some(filter) = filter else {
-        return Some(ContainerFilter::default());
+        return Ok(Some(ContainerFilter::default()));
     };
-    let phase = match filter.state.map(|value| value.state()) {
+    let phase = match filter.state {
         None => None,
-        Some(wire::ContainerState::ContainerCreated) => Some(ContainerPhase::Created),
-        Some(wire::ContainerState::ContainerRunning) => Some(ContainerPhase::Running),
-        Some(wire::ContainerState::ContainerExited) => Some(ContainerPhase::Exited),
-        Some(wire::ContainerState::ContainerUnknown) => return None,
+        Some(value) => match value.state.try_into() {
+            Ok(wire::ContainerState::ContainerCreated) => Some(ContainerPhase::Created),
+            Ok(wire::ContainerState::ContainerRunning) => Some(ContainerPhase::Running),
+            Ok(wire::ContainerState::ContainerExited) => Some(ContainerPhase::Exited),
+            Ok(wire::ContainerState::ContainerUnknown) => return Ok(None),
+            Err(_) => return Err(unknown_state(value.state)),
+        },
     };
-    Some(ContainerFilter {
+    Ok(Some(ContainerFilter {
         id: some(filter.id),
         sandbox: some(filter.pod_sandbox_id),
         phase,
         labels: filter.label_selector.into_iter().collect(),
-    })
+    }))
 }

@@ -7,13 +7,18 @@ mod security;
 mod stream;
 #[cfg(test)]
 mod test;
+mod update;
 
 pub use container::{container, resources};
 pub use filter::{container_filter, sandbox_filter};
 pub use sandbox::sandbox;
 pub use stream::{attach, exec, port_forward};
+pub use update::{checkpoint, pod_cidr, update_container, update_sandbox};
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
 
 use super::error::Fault;
 use crate::model::{Auth, Secret};
@@ -32,6 +37,23 @@ pub fn non_empty(value: String, field: &str) -> Parsed<String> {
     } else {
         Ok(value)
     }
+}
+
+/// What an exec runs: at least a program, and nothing that execve(2) cannot take.
+pub fn command(words: Vec<String>) -> Parsed<Vec<String>> {
+    if words.first().is_none_or(String::is_empty) {
+        return Err(Fault::new("cmd", "is required"));
+    }
+    if words.iter().any(|word| word.contains('\0')) {
+        return Err(Fault::new("cmd", "has a NUL byte in it"));
+    }
+    Ok(words)
+}
+
+/// Whole seconds, not negative.
+pub fn seconds(value: i64, field: &str) -> Parsed<Duration> {
+    let seconds = u64::try_from(value).map_err(|_| Fault::new(field, format!("{value} is negative")))?;
+    Ok(Duration::from_secs(seconds))
 }
 
 /// An absolute path without `..`.

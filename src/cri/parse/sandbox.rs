@@ -17,6 +17,7 @@ pub fn sandbox(config: Option<wire::PodSandboxConfig>, runtime_handler: String) 
     let linux = config.linux.unwrap_or_default();
     let context = linux.security_context.unwrap_or_default();
     const CONTEXT: &str = "config.linux.security_context";
+    security::ids(&context)?;
     let namespaces = security::namespaces(context.namespace_options, CONTEXT)?;
     if matches!(namespaces.pid, NamespaceMode::Target(_)) {
         return Err(Fault::new(

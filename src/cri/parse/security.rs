@@ -8,7 +8,9 @@ use wire::security_profile::ProfileType;
 use super::{Parsed, absolute};
 use crate::{
     cri::error::Fault,
-    model::{CapabilityChanges, GroupsPolicy, NamespaceMode, Namespaces, Profile, RunAs, Security},
+    model::{
+        CapabilityChanges, GroupsPolicy, IdRange, NamespaceMode, Namespaces, Profile, RunAs, Security, UserNamespace,
+    },
 };
 
 const CONTEXT: &str = "config.linux.security_context";
@@ -20,7 +22,8 @@ pub fn security(context: wire::LinuxContainerSecurityContext) -> Parsed<Security
     let capabilities = context.capabilities.unwrap_or_default();
     no_selinux(context.selinux_options.as_ref(), CONTEXT)?;
     let run_as = match (context.run_as_user, context.run_as_username.as_str()) {
-        (Some(uid), _) => Some(RunAs::Uid(id(uid.value, &field("run_as_user"))?)),
+        (Some(uid), "") => Some(RunAs::Uid(id(uid.value, &field("run_as_user"))?)),
+        (Some(_), _) => return Err(Fault::new(field("run_as_username"), "run_as_user is there too")),
         (None, "") => None,
         (None, name) if name.contains(['\n', ':', '\0']) => {
             return Err(Fault::new(
@@ -78,18 +81,6 @@ pub fn security(context: wire::LinuxContainerSecurityContext) -> Parsed<Security
 pub fn namespaces(options: Option<wire::NamespaceOption>, context: &str) -> Parsed<Namespaces> {
     let options = options.unwrap_or_default();
     let field = |name: &str| format!("{context}.namespace_options.{name}");
-    if let Some(user) = &options.userns_options {
-        let is_node = user.mode == i32::from(wire::NamespaceMode::Node);
-        if !is_node {
-            return match wire::NamespaceMode::try_from(user.mode) {
-                Ok(wire::NamespaceMode::Pod) => Err(Fault::unimplemented(field("userns_options.mode"))),
-                _ => Err(Fault::new(
-                    field("userns_options.mode"),
-                    "only POD and NODE are possible",
-                )),
-            };
-        }
-    }
     let shared = |mode: i32, name: &str| match wire::NamespaceMode::try_from(mode) {
         Ok(wire::NamespaceMode::Pod) => Ok(NamespaceMode::Pod),
         Ok(wire::NamespaceMode::Node) => Ok(NamespaceMode::Node),
@@ -108,9 +99,50 @@ pub fn namespaces(options: Option<wire::NamespaceOption>, context: &str) -> Pars
         Err(_) => return Err(Fault::new(field("pid"), format!("{} is unknown", options.pid))),
     };
     Ok(Namespaces {
+        user: user_namespace(options.userns_options, &field("userns_options"))?,
         network: shared(options.network, "network")?,
         pid,
         ipc: shared(options.ipc, "ipc")?,
+    })
+}
+
+/// Source: CRI `UserNamespace`; the kubelet gives each pod one range, which is all that the CRI allows so far.
+fn user_namespace(options: Option<wire::UserNamespace>, field: &str) -> Parsed<Option<UserNamespace>> {
+    let Some(options) = options else { return Ok(None) };
+    match wire::NamespaceMode::try_from(options.mode) {
+        Ok(wire::NamespaceMode::Pod) => Ok(Some(UserNamespace {
+            uids: id_range(&options.uids, &format!("{field}.uids"))?,
+            gids: id_range(&options.gids, &format!("{field}.gids"))?,
+        })),
+        Ok(wire::NamespaceMode::Node) if options.uids.is_empty() && options.gids.is_empty() => Ok(None),
+        Ok(wire::NamespaceMode::Node) => Err(Fault::new(
+            if options.uids.is_empty() {
+                format!("{field}.gids")
+            } else {
+                format!("{field}.uids")
+            },
+            "is for mode POD",
+        )),
+        _ => Err(Fault::new(format!("{field}.mode"), "only POD and NODE are possible")),
+    }
+}
+
+/// The one range of a mapping; it has to have id 0 in it.
+pub(super) fn id_range(mappings: &[wire::IdMapping], field: &str) -> Parsed<IdRange> {
+    let [mapping] = mappings else {
+        let why = format!("has {} mappings: exactly one is possible", mappings.len());
+        return Err(Fault::new(field, why));
+    };
+    if mapping.container_id != 0 {
+        return Err(Fault::new(field, "does not map id 0"));
+    }
+    // The last id of all, 2^32 - 1, means "none" to the kernel.
+    if mapping.length == 0 || mapping.host_id.checked_add(mapping.length).is_none() {
+        return Err(Fault::new(field, "is empty or leaves the range of ids"));
+    }
+    Ok(IdRange {
+        host: mapping.host_id,
+        size: mapping.length,
     })
 }
 
@@ -191,6 +223,23 @@ fn named(profile: wire::SecurityProfile, field: &str) -> Parsed<Profile> {
         Ok(ProfileType::Localhost) => Ok(Profile::Localhost(profile.localhost_ref)),
         Err(_) => Err(Fault::new(format!("{field}.profile_type"), "is unknown")),
     }
+}
+
+/// The users and groups of a sandbox: no process of ours runs as them, but what is no id is no id.
+pub fn ids(context: &wire::LinuxSandboxSecurityContext) -> Parsed<()> {
+    let field = |name: &str| format!("{CONTEXT}.{name}");
+    for (value, name) in [
+        (&context.run_as_user, "run_as_user"),
+        (&context.run_as_group, "run_as_group"),
+    ] {
+        if let Some(value) = value {
+            id(value.value, &field(name))?;
+        }
+    }
+    for group in &context.supplemental_groups {
+        id(*group, &field("supplemental_groups"))?;
+    }
+    Ok(())
 }
 
 fn id(value: i64, field: &str) -> Parsed<u32> {

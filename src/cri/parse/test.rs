@@ -79,6 +79,22 @@ fn faults_of_a_sandbox_name_their_field() {
             Some(with_linux(|linux| linux.cgroup_parent = "kube.slice".into())),
             "config.linux.cgroup_parent",
         ),
+        (
+            Some(with_userns(|user| user.uids.clear())),
+            "config.linux.security_context.namespace_options.userns_options.uids",
+        ),
+        (
+            Some(with_userns(|user| user.gids[0].container_id = 1)),
+            "config.linux.security_context.namespace_options.userns_options.gids",
+        ),
+        (
+            Some(with_userns(|user| user.gids[0].length = u32::MAX)),
+            "config.linux.security_context.namespace_options.userns_options.gids",
+        ),
+        (
+            Some(with_userns(|user| user.mode = wire::NamespaceMode::Target.into())),
+            "config.linux.security_context.namespace_options.userns_options.mode",
+        ),
         (Some(sysctl("kernel.panic")), "config.linux.sysctls[\"kernel.panic\"]"),
         (Some(sysctl("net.ipv4/../../kernel.x")), "config.linux.sysctls"),
         (
@@ -97,6 +113,56 @@ fn faults_of_a_sandbox_name_their_field() {
         assert!(fault.field.starts_with(field), "{fault:?} should name {field}");
     }
     assert!(sandbox(Some(sysctl("net.core.somaxconn")), String::new()).is_ok());
+}
+
+/// A pod with a user namespace of its own, changed.
+fn with_userns(change: fn(&mut wire::UserNamespace)) -> wire::PodSandboxConfig {
+    let ids = vec![wire::IdMapping {
+        container_id: 0,
+        host_id: 1000,
+        length: 1000,
+    }];
+    let mut user = wire::UserNamespace {
+        mode: wire::NamespaceMode::Pod.into(),
+        uids: ids.clone(),
+        gids: ids,
+    };
+    change(&mut user);
+    let options = wire::NamespaceOption {
+        userns_options: Some(user),
+        ..Default::default()
+    };
+    wire::PodSandboxConfig {
+        linux: Some(wire::LinuxPodSandboxConfig {
+            security_context: Some(wire::LinuxSandboxSecurityContext {
+                namespace_options: Some(options),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..sandbox_config()
+    }
+}
+
+#[test]
+fn a_user_namespace_is_one_range_from_zero() {
+    let parsed = sandbox(Some(with_userns(|_| {})), String::new()).unwrap();
+    let range = IdRange { host: 1000, size: 1000 };
+    let user = UserNamespace {
+        uids: range,
+        gids: range,
+    };
+    assert_eq!(parsed.namespaces.user, Some(user));
+    let node = |user: &mut wire::UserNamespace| {
+        *user = wire::UserNamespace {
+            mode: wire::NamespaceMode::Node.into(),
+            ..Default::default()
+        };
+    };
+    assert_eq!(
+        sandbox(Some(with_userns(node)), String::new()).unwrap().namespaces.user,
+        None
+    );
 }
 
 #[test]
@@ -176,7 +242,40 @@ fn faults_of_a_container_name_their_field() {
             "config.mounts[0].mount_options",
         ),
         (mount(|m| m.propagation = 9), "config.mounts[0].propagation"),
-        (mount(|m| m.image = Some(Default::default())), "config.mounts[0].image"),
+        (
+            mount(|m| m.image = Some(Default::default())),
+            "config.mounts[0].host_path",
+        ),
+        (
+            mount(|m| {
+                m.image = Some(Default::default());
+                m.host_path.clear();
+            }),
+            "config.mounts[0].readonly",
+        ),
+        (
+            mount(|m| {
+                m.image = Some(Default::default());
+                m.readonly = true;
+                m.host_path.clear();
+            }),
+            "config.mounts[0].image.image",
+        ),
+        (
+            mount(|m| m.image_sub_path = "x".into()),
+            "config.mounts[0].image_sub_path",
+        ),
+        (
+            mount(|m| m.uid_mappings = vec![Default::default()]),
+            "config.mounts[0].uid_mappings",
+        ),
+        (
+            wire::ContainerConfig {
+                cdi_devices: vec![Default::default()],
+                ..container_config()
+            },
+            "config.CDI_devices[0].name",
+        ),
         (
             security(|s| s.run_as_group = Some(wire::Int64Value { value: 1 })),
             "config.linux.security_context.run_as_group",
@@ -184,6 +283,13 @@ fn faults_of_a_container_name_their_field() {
         (
             security(|s| s.run_as_user = Some(wire::Int64Value { value: -1 })),
             "config.linux.security_context.run_as_user",
+        ),
+        (
+            security(|s| {
+                s.run_as_user = Some(wire::Int64Value { value: 1 });
+                s.run_as_username = "one".into();
+            }),
+            "config.linux.security_context.run_as_username",
         ),
         (
             security(|s| s.masked_paths = vec!["proc".into()]),

@@ -32,10 +32,7 @@ impl Credentials {
         if !auth.server_address.is_empty() && host_of(&auth.server_address) != hub(registry) {
             return Ok(None);
         }
-        let bad = || RegistryError::Login {
-            what: registry.to_owned(),
-            why: "auth.auth is not base64 of user:password".into(),
-        };
+        let bad = || RegistryError::BadAuth;
         if !auth.registry_token.0.is_empty() {
             return Ok(Some(Self::Registry(auth.registry_token.clone())));
         }

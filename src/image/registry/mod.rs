@@ -34,8 +34,11 @@ pub enum RegistryError {
     NotFound { what: String },
     #[error("{what}: the registry wants other credentials ({status})")]
     Denied { what: String, status: u16 },
+    #[error("auth.auth: is not base64 of user:password")]
+    BadAuth,
     #[error("{what}: login failed: {why}")]
     Login { what: String, why: String },
+    /// The first word is the kubelet's (cri-api `ErrRegistryUnavailable`): it becomes the event's reason.
     #[error("RegistryUnavailable: {what}: {why}")]
     Unavailable { what: String, why: String },
     #[error("{what}: {why}")]
@@ -47,10 +50,11 @@ impl RegistryError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Hosts(_) => ErrorKind::FailedPrecondition,
+            Self::BadAuth => ErrorKind::InvalidArgument,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Denied { status: 403, .. } => ErrorKind::PermissionDenied,
             Self::Denied { .. } | Self::Login { .. } => ErrorKind::Unauthenticated,
-            Self::Unavailable { .. } => ErrorKind::Unavailable,
+            Self::Unavailable { .. } => ErrorKind::Named,
             Self::Invalid { .. } => ErrorKind::Internal,
         }
     }

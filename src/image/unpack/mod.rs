@@ -46,9 +46,29 @@ pub enum UnpackError {
     Read(#[from] io::Error),
 }
 
+impl UnpackError {
+    /// What the kernel said, if it was the kernel that refused.
+    fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused { .. } => None,
+            Self::Entry { source, .. } | Self::Read(source) => source.raw_os_error(),
+        }
+    }
+}
+
+/// How the worker tells the daemon of an [`UnpackError`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    pub why: String,
+    pub errno: Option<i32>,
+}
+
 /// The worker process `inro unpack-worker DIR COMPRESSION`: stdin to the folder, one JSON line to stdout.
 pub fn worker_main(folder: &Path, compression: &str) -> ExitCode {
-    let outcome = work(folder, compression).map_err(|error| chain(&error));
+    let outcome = work(folder, compression).map_err(|error| Refusal {
+        why: chain(&error),
+        errno: error.errno(),
+    });
     let line = serde_json::to_string(&outcome).unwrap_or_default();
     let told = io::stdout().write_all(line.as_bytes());
     if told.is_ok() && outcome.is_ok() {

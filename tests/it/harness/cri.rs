@@ -29,8 +29,8 @@ macro_rules! calls {
             $(pub fn $name(&self, request: v1::$request) -> Result<v1::$reply, Status> {
                 let channel = self.channel();
                 runtime().block_on(async move {
-                    // Twice the exec cap, and room for the message around it.
-                    let mut client = $service::new(channel.await?).max_decoding_message_size(40 << 20);
+                    // As much as the daemon sends.
+                    let mut client = $service::new(channel.await?).max_decoding_message_size(80 << 20);
                     client.$name(request).await.map(|reply| reply.into_inner())
                 })
             })*
@@ -50,6 +50,9 @@ calls! { RuntimeServiceClient:
     create_container(CreateContainerRequest) -> CreateContainerResponse;
     start_container(StartContainerRequest) -> StartContainerResponse;
     stop_container(StopContainerRequest) -> StopContainerResponse;
+    update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+    update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
+    update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
     container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     list_containers(ListContainersRequest) -> ListContainersResponse;
@@ -58,6 +61,8 @@ calls! { RuntimeServiceClient:
     port_forward(PortForwardRequest) -> PortForwardResponse;
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
+    checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
+    restore_pod(RestorePodRequest) -> RestorePodResponse;
 }
 
 calls! { ImageServiceClient:

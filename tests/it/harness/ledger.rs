@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Daemon;
+use super::{Daemon, patience};
 
 /// What was there before.
 pub struct Ledger {
@@ -179,7 +179,7 @@ fn until_empty(mut look: impl FnMut() -> Vec<String>) -> Vec<String> {
     let start = Instant::now();
     loop {
         let leaks = look();
-        if leaks.is_empty() || start.elapsed() > SETTLE {
+        if leaks.is_empty() || start.elapsed() > patience(SETTLE) {
             return leaks;
         }
         thread::sleep(Duration::from_millis(20));
@@ -214,7 +214,7 @@ fn tables() -> BTreeSet<String> {
     listing
         .lines()
         .map(str::to_owned)
-        .filter(|table| !table.ends_with(" inro"))
+        .filter(|table| !table.ends_with(" inro0"))
         .collect()
 }
 

@@ -156,7 +156,10 @@ impl Node {
         let endpoint = self.daemon.endpoint();
         command
             .args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint])
-            .args(["--timeout", "60s"])
+            .args([
+                "--timeout",
+                &format!("{}s", patience(Duration::from_secs(60)).as_secs()),
+            ])
             .args(arguments);
         command
     }
@@ -207,9 +210,22 @@ impl Node {
     }
 }
 
-/// Waits until `done` answers something, looking every few milliseconds.
+/// How much slower than an ordinary machine this one is: `INRO_TIME_FACTOR`, 1 unless told. An emulated processor needs 30.
+pub fn time_factor() -> u32 {
+    match std::env::var("INRO_TIME_FACTOR") {
+        Ok(factor) => factor.parse().expect("INRO_TIME_FACTOR is a whole number"),
+        Err(_) => 1,
+    }
+}
+
+/// What may take `limit` on an ordinary machine may take this long here.
+pub fn patience(limit: Duration) -> Duration {
+    limit * time_factor()
+}
+
+/// Waits until `done` answers something, looking every few milliseconds. `limit` is that of an ordinary machine.
 pub fn eventually<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patience(limit));
     loop {
         if let Some(answer) = done() {
             return answer;

@@ -9,7 +9,7 @@ use std::{
 
 use tonic::Status;
 
-use super::{Cri, eventually, v1};
+use super::{Cri, eventually, time_factor, v1};
 
 /// A sandbox that was run.
 #[derive(Clone)]
@@ -235,7 +235,7 @@ impl Container {
     }
 
     pub fn exec(&self, command: &[&str]) -> v1::ExecSyncResponse {
-        self.try_exec(command, 10)
+        self.try_exec(command, 10 * i64::from(time_factor()))
             .unwrap_or_else(|status| panic!("exec {command:?}: {status:?}"))
     }
 

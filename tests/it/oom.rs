@@ -1,0 +1,78 @@
+//! Out of memory, told as the reason: every time.
+
+use std::thread;
+
+use crate::harness::{Container, Node, Pod, skipped, v1};
+
+/// How many containers of each kind; the promise is for a hundred (`INRO_OOM_COUNT=100`).
+fn count() -> usize {
+    let text = std::env::var("INRO_OOM_COUNT").unwrap_or_default();
+    text.parse().unwrap_or(8)
+}
+
+/// Needs more than it may have.
+const EATER: &str = "dd if=/dev/zero of=/dev/null bs=40M";
+
+fn killed(pod: &Pod, command: &[&str]) -> Container {
+    let container = pod.container("shell", command, |config| {
+        config.linux.as_mut().expect("linux").resources = Some(v1::LinuxContainerResources {
+            memory_limit_in_bytes: 16 << 20,
+            memory_swap_limit_in_bytes: 16 << 20,
+            ..Default::default()
+        });
+    });
+    container.start();
+    container
+}
+
+#[test]
+fn every_oom_kill_is_told_as_one() {
+    let cgroups = std::fs::read_to_string("/proc/self/cgroup").expect("cgroups");
+    let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if !cgroups.contains(":memory:") && !unified.contains("memory") {
+        return skipped(
+            "every_oom_kill_is_told_as_one",
+            "this machine gives us no memory controller",
+        );
+    }
+    let mut node = Node::start();
+    node.pull("shell");
+    let pod = node.pod(|_| {});
+    let direct: Vec<_> = EATER.split(' ').collect();
+    let with_code = format!("{EATER}; exit 7");
+    let kinds: [(&[&str], i32); 3] = [
+        (&direct, 137),
+        // The child is killed; the parent passes its code on, or has its own.
+        (&["sh", "-c", EATER], 137),
+        (&["sh", "-c", &with_code], 7),
+    ];
+    thread::scope(|scope| {
+        for (command, code) in kinds {
+            // Four at once of each kind.
+            for worker in 0..4 {
+                let pod = &pod;
+                scope.spawn(move || {
+                    for _ in (worker..count()).step_by(4) {
+                        let container = killed(pod, command);
+                        let status = container.wait();
+                        let told = (status.exit_code, status.reason.as_str());
+                        assert_eq!(told, (code, "OOMKilled"), "{command:?}");
+                        container.remove();
+                    }
+                });
+            }
+        }
+    });
+    // Not one of those: nothing was killed, and a kill of somebody's.
+    let failed = pod.run_container("shell", &["sh", "-c", "exit 7"]).wait();
+    assert_eq!(failed.reason, "Error");
+    let survived = killed(&pod, &["sh", "-c", &format!("{EATER}; exit 0")]).wait();
+    assert_eq!((survived.exit_code, survived.reason.as_str()), (0, "Completed"));
+    // While no daemon runs the cgroup keeps the count for the next one.
+    let late = killed(&pod, &["sh", "-c", &format!("sleep 0.5; exec {EATER}")]);
+    node.daemon.kill9();
+    thread::sleep(std::time::Duration::from_secs(2));
+    node.daemon.restart();
+    let status = late.wait();
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+}
