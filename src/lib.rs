@@ -5,7 +5,7 @@
 //! | row | modules |
 //! |---|---|
 //! | assembly | [`cli`] [`daemon`] [`config`] |
-//! | faces | [`cri`] |
+//! | faces | [`cri`] [`stream`] |
 //! | domain | [`pod`] |
 //! | mechanisms | [`spec`] [`lockdown`] [`cgroup`] [`net`] [`image`] [`zygote`] [`shim`] [`store`] [`checkpoint`] |
 //! | ground | [`model`] [`sys`] [`durable`] |
@@ -25,6 +25,7 @@ pub mod pod;
 pub mod shim;
 pub mod spec;
 pub mod store;
+pub mod stream;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod zygote;

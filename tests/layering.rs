@@ -33,6 +33,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("inro_proto", &["cri", "cli", "daemon"]),
     ("tonic", &["cri", "cli", "daemon"]),
     ("prost", &["cri"]),
+    ("hyper", &["stream", "metrics"]),
     ("libcontainer", &["zygote"]),
     ("libcgroups", &["cgroup"]),
     ("oci_client", &["image/registry"]),

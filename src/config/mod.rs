@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{image, net, pod};
+use crate::{image, net, pod, stream};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/inro/config.toml";
@@ -28,6 +28,7 @@ pub struct Config {
     pub image: image::Config,
     pub net: net::Config,
     pub pod: pod::Config,
+    pub stream: stream::Config,
 }
 
 impl Default for Config {
@@ -39,6 +40,7 @@ impl Default for Config {
             image: image::Config::default(),
             net: net::Config::default(),
             pod: pod::Config::default(),
+            stream: stream::Config::default(),
         }
     }
 }

@@ -27,7 +27,7 @@ use runtime_service::RuntimeCalls;
 const MOST_MESSAGE: usize = 80 << 20;
 
 /// Serves until `stop` resolves; calls under way are finished. `stream_url` is where streaming calls are redeemed, without
-/// a slash at its end; `None`: nowhere.
+/// a slash at its end.
 ///
 /// # Errors
 /// Those of the listener.
@@ -35,7 +35,7 @@ pub async fn serve(
     listener: UnixListener,
     pods: Pods,
     images: Images,
-    stream_url: Option<String>,
+    stream_url: String,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let runtime = RuntimeServiceServer::new(RuntimeCalls {

@@ -16,7 +16,7 @@ pub struct RuntimeCalls {
     pub pods: Pods,
     pub images: Images,
     /// Where streaming calls are redeemed.
-    pub stream_url: Option<String>,
+    pub stream_url: String,
 }
 
 type Answer<T> = Result<Response<T>, Status>;

@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
+    task::JoinSet,
 };
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     image::{Images, snapshot::Snapshots},
     net::Network,
     pod::{Mechanisms, Pods},
+    stream,
     zygote::{Launch, Zygote},
 };
 
@@ -65,6 +67,9 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
     let snapshots = Snapshots::open(&config.root).context("open the snapshots")?;
     let network = Network::open(&config.net, &config.root).context("open the network")?;
     let cgroups = Cgroups::detect()?;
+    let streams = stream::Server::bind(&config.stream)
+        .await
+        .context("start the streaming server")?;
     let with = Mechanisms {
         zygote,
         cgroups,
@@ -84,13 +89,22 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
     let listener = listen(&path)?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let elapsed_ms = began.elapsed().as_secs_f64() * 1000.0;
-    tracing::info!(listen = config.listen, elapsed_ms, "ready");
+    tracing::info!(
+        listen = config.listen,
+        streams = streams.base_url(),
+        elapsed_ms,
+        "ready"
+    );
     // Absent NOTIFY_SOCKET this does nothing.
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot tell the service manager");
     }
     let (stop, stopping) = tokio::sync::oneshot::channel();
-    let server = tokio::spawn(cri::serve(listener, pods, images, None, async move {
+    let stream_url = streams.base_url().to_owned();
+    // Dropped at the end of this function, and every session with it: they end with the daemon, containers do not.
+    let mut streaming = JoinSet::new();
+    streaming.spawn(streams.serve(pods.clone()));
+    let server = tokio::spawn(cri::serve(listener, pods, images, stream_url, async move {
         let _ = stopping.await;
     }));
     tokio::select! {

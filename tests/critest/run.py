@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs critest's groups against a private daemon and a private registry.
 
-    tests/critest/run.py [--pending | --benchmark] [--parallel N] [--inro FILE] [--keep] [GROUP...]
+    tests/critest/run.py [--pending | --benchmark] [--parallel N] [--websocket] [--inro FILE] [--keep] [GROUP...]
 
 Prints each failure with its message and, at the end, `N passed, N failed, N skipped`.
 A spec listed in `pending` is left out and counts as skipped; any other failure is one.
@@ -38,7 +38,7 @@ def main():
         port = free_port()
         processes.append(start_registry(work, port))
         processes.append(start_daemon(work, port, arguments.inro))
-        report = run_critest(work, arguments, selection(arguments, pending))
+        report = run_critest(work, arguments, selection(arguments, pending) + transports(arguments))
         passed, failed, skipped = judge(report, pending, arguments)
     finally:
         for process in reversed(processes):
@@ -59,6 +59,7 @@ def parse_arguments():
     parser.add_argument("--parallel", type=int, default=1, help="how many specs at once")
     parser.add_argument("--inro", default=f"{TARGET}/{os.uname().machine}-unknown-linux-musl/release/inro")
     parser.add_argument("--keep", action="store_true", help="leave logs and report behind")
+    parser.add_argument("--websocket", action="store_true", help="stream over WebSocket instead of SPDY")
     parser.add_argument("--focus", help="a regexp instead of groups")
     parser.add_argument("groups", nargs="*")
     return parser.parse_args()
@@ -86,6 +87,11 @@ def selection(arguments, pending):
         focus = [arguments.focus]
     chosen = [f"--ginkgo.focus={regexp}" for regexp in focus]
     return chosen + [f"--ginkgo.skip={go_escape(name)}$" for name in pending]
+
+
+def transports(arguments):
+    """critest's arguments for the way it streams; without any it is SPDY."""
+    return [f"-websocket-{call}" for call in ("exec", "attach", "portforward") if arguments.websocket]
 
 
 def go_escape(text):

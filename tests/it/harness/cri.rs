@@ -57,6 +57,8 @@ calls! { RuntimeServiceClient:
     container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     list_containers(ListContainersRequest) -> ListContainersResponse;
     exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    exec(ExecRequest) -> ExecResponse;
+    port_forward(PortForwardRequest) -> PortForwardResponse;
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
     checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
@@ -90,7 +92,7 @@ impl Cri {
     }
 }
 
-fn runtime() -> &'static Runtime {
+pub(super) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().expect("a tokio runtime"))
 }

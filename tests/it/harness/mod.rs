@@ -9,6 +9,7 @@ pub mod http;
 mod ledger;
 mod pod;
 pub mod registry;
+pub mod websocket;
 
 use std::{
     cell::OnceCell,
@@ -24,7 +25,7 @@ use std::{
 use tempfile::TempDir;
 
 pub use cri::{Cri, v1};
-pub use daemon::{Daemon, inro};
+pub use daemon::{Daemon, inro, signal};
 pub use ledger::{Ledger, hierarchies};
 pub use pod::{Container, Pod, own_network};
 use registry::Registry;
@@ -144,20 +145,23 @@ impl Node {
 
     /// `crictl` against this daemon.
     pub fn crictl(&self, arguments: &[&str]) -> Output {
-        Command::new(tools().join("crictl"))
-            .args([
-                "--runtime-endpoint",
-                &self.daemon.endpoint(),
-                "--image-endpoint",
-                &self.daemon.endpoint(),
-            ])
+        self.crictl_command(arguments)
+            .output()
+            .expect("crictl, which tests/tools.sh builds")
+    }
+
+    /// The same, not started yet.
+    pub fn crictl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(tools().join("crictl"));
+        let endpoint = self.daemon.endpoint();
+        command
+            .args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint])
             .args([
                 "--timeout",
                 &format!("{}s", patience(Duration::from_secs(60)).as_secs()),
             ])
-            .args(arguments)
-            .output()
-            .expect("crictl, which tests/tools.sh builds")
+            .args(arguments);
+        command
     }
 
     /// The same, which has to succeed; its trimmed output.
