@@ -7,6 +7,7 @@
 mod files;
 mod hierarchy;
 mod limits;
+mod stats;
 
 use std::{
     fs, io,

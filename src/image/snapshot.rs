@@ -62,6 +62,16 @@ impl Snapshots {
         overlay(&lower, &upper, &work).map_err(io("mount an overlay on", &folder))
     }
 
+    /// Where everything that a container writes is.
+    pub(super) fn upper(&self, id: &ContainerId) -> PathBuf {
+        self.root.join(id.as_str()).join("upper")
+    }
+
+    /// The folder of all.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Removes a container's folder; nothing to do when it is gone. Its mount must be.
     ///
     /// # Errors

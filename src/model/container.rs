@@ -1,7 +1,13 @@
 //! A container: what was asked for and where it is in its life.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ops::Deref,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{ContainerId, ImageId, Resources, SandboxId, Security, Timestamp, User};
@@ -121,12 +127,12 @@ pub enum ContainerState {
     },
 }
 
-/// A container as everyone reads it.
-#[derive(Debug, Clone)]
-pub struct ContainerView {
+/// What never changes of a container that exists.
+#[derive(Debug)]
+pub struct ContainerFacts {
     pub id: ContainerId,
     pub sandbox: SandboxId,
-    pub config: ContainerConfig,
+    pub config: Arc<ContainerConfig>,
     pub image_id: ImageId,
     /// The user that init really runs as.
     pub user: User,
@@ -135,9 +141,24 @@ pub struct ContainerView {
     /// Absolute path of the log file, if it has one.
     pub log: Option<PathBuf>,
     pub created_at: Timestamp,
+    /// How a list shows these facts, kept by who rendered them first.
+    pub listed: OnceLock<Bytes>,
+}
+
+/// A container as everyone reads it; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ContainerView {
+    pub facts: Arc<ContainerFacts>,
     pub state: ContainerState,
     /// Pid of init on the host while the container exists as a process.
     pub pid: Option<u32>,
+}
+
+impl Deref for ContainerView {
+    type Target = ContainerFacts;
+    fn deref(&self) -> &ContainerFacts {
+        &self.facts
+    }
 }
 
 /// Coarse state as the CRI lists it.

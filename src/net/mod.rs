@@ -6,6 +6,7 @@
 
 mod lease;
 mod netlink;
+mod usage;
 
 use std::{
     collections::HashSet,
@@ -24,6 +25,7 @@ use crate::{
 };
 use lease::{Leases, Subnet};
 use netlink::Netlink;
+pub use usage::interfaces_of;
 
 /// What pods' networks are like.
 #[derive(Debug, Clone, Serialize, Deserialize)]

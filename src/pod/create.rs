@@ -22,7 +22,7 @@ use super::{
 use crate::{
     lockdown::{self, capabilities, seccomp},
     model::{
-        Access, ContainerConfig, ContainerId, ContainerState, ImageConfig, ImageView, Mount, NamespaceMode,
+        Access, ContainerConfig, ContainerId, ContainerState, ImageConfig, ImageView, LayerUsage, Mount, NamespaceMode,
         SandboxState, Security, Stages, Stopwatch, Timestamp,
     },
     shim::Shim,
@@ -71,7 +71,7 @@ impl Inner {
             config.resources.pids_limit = Some(self.config.pids_limit);
         }
         if let Some(existing) = self.index.container_named(&sandbox.plan.id, &config.metadata) {
-            let same = existing.plan.config == config;
+            let same = *existing.plan.config == config;
             let id = existing.plan.id.clone();
             return if same {
                 Ok(id)
@@ -96,7 +96,7 @@ impl Inner {
                 .as_ref()
                 .and_then(|log| Some(sandbox.plan.config.log_directory.as_ref()?.join(log))),
             cgroup: self.cgroup_path(&sandbox.plan.config, id.as_str()),
-            config,
+            config: Arc::new(config),
             image_id: image.id.clone(),
             created_at: Timestamp::now(),
         };
@@ -104,15 +104,16 @@ impl Inner {
         self.with.images.hold(&image.id, &id);
         match self.clone().make_container(&plan, &folder, &sandbox, image).await {
             Ok((spec, shim, stages)) => {
+                // Nothing of the container's is in its layer yet.
+                let layer = LayerUsage {
+                    at: plan.created_at,
+                    used_bytes: 0,
+                    inodes: 0,
+                };
                 let container = Arc::new(Container {
-                    plan,
-                    spec,
-                    folder,
-                    state: tokio::sync::watch::Sender::new(ContainerState::Created),
-                    turn: tokio::sync::Mutex::default(),
-                    stopping: tokio::sync::watch::Sender::new(None),
-                    shim: std::sync::Mutex::default(),
                     stages,
+                    layer: Some(layer).into(),
+                    ..Container::new(plan, spec, folder, ContainerState::Created)
                 });
                 self.index.insert_container(container.clone());
                 self.watch(container, Arc::new(shim));

@@ -49,6 +49,10 @@ pub enum PodError {
     Unkillable(ContainerId),
     #[error("the command did not end within {0:?} and was killed")]
     ExecTimeout(std::time::Duration),
+    #[error("{count} events were missed: the client reads too slowly; list, and listen again")]
+    Missed { count: u64 },
+    #[error("the thread that reads what pods use has ended")]
+    NoMeter,
     #[error("the daemon's task ended early")]
     Task(#[from] tokio::task::JoinError),
     #[error("record")]
@@ -81,7 +85,8 @@ impl PodError {
             Self::SandboxNotReady(_) | Self::WrongState { .. } => ErrorKind::FailedPrecondition,
             Self::Ambiguous { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::ExecTimeout(_) | Self::Unkillable(_) => ErrorKind::DeadlineExceeded,
-            Self::Io { .. } | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
+            Self::Missed { .. } => ErrorKind::ResourceExhausted,
+            Self::Io { .. } | Self::NoMeter | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Cgroup(e) => e.kind(),
             Self::Image(e) => e.kind(),
             Self::Lockdown(e) => e.kind(),

@@ -13,34 +13,42 @@
 
 mod create;
 mod error;
+mod events;
 mod exec;
 mod flight;
 mod index;
+mod layers;
 mod log;
+mod meter;
 mod pins;
 mod records;
 mod recover;
 mod remove;
 mod run;
 mod start;
+mod stats;
 mod stop;
 mod stop_sandbox;
 mod teardown;
 mod watch;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use serde::{Deserialize, Serialize};
 
 pub use error::PodError;
+pub use events::Events;
 pub use exec::ExecOutput;
 
 use crate::{
     cgroup::Cgroups,
     image::{Images, snapshot::Snapshots},
     model::{
-        ContainerFilter, ContainerId, ContainerMetadata, ContainerView, SandboxFilter, SandboxId, SandboxMetadata,
-        SandboxView, Stages,
+        ContainerFilter, ContainerId, ContainerMetadata, ContainerView, DiskTotals, PodView, SandboxFilter, SandboxId,
+        SandboxMetadata, SandboxView, Stages,
     },
     net::Network,
     store::Shelf,
@@ -48,6 +56,7 @@ use crate::{
 };
 use flight::Flights;
 use index::Index;
+use meter::Meter;
 
 /// Node policy for pods.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,6 +102,9 @@ struct Inner {
     containers: Shelf,
     with: Mechanisms,
     index: Index,
+    meter: Meter,
+    /// The file system of the writable layers, as it was lately. Guards the value only.
+    disk: Mutex<DiskTotals>,
     runs: Flights<SandboxMetadata, SandboxId>,
     creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
 }
@@ -112,6 +124,11 @@ impl Pods {
             })?
             .trim()
             .to_owned();
+        let thread = |source| PodError::Io {
+            action: "start a thread that watches",
+            path: state.into(),
+            source,
+        };
         let inner = Inner {
             config,
             boot_id,
@@ -119,18 +136,23 @@ impl Pods {
             containers: Shelf::open(state, "containers")?,
             with,
             index: Index::default(),
+            meter: Meter::start().map_err(thread)?,
+            disk: Mutex::default(),
             runs: Flights::default(),
             creates: Flights::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        inner.meter.watch(Arc::downgrade(&inner));
+        layers::watch(Arc::downgrade(&inner)).map_err(thread)?;
+        Ok(Self { inner })
     }
 
-    /// One sandbox. Source: CRI PodSandboxStatus.
+    /// One sandbox with its containers, as they were at one moment. Source: CRI PodSandboxStatus.
     ///
     /// # Errors
     /// [`PodError::NoSandbox`], [`PodError::Ambiguous`].
-    pub fn sandbox(&self, id: &str) -> Result<SandboxView, PodError> {
-        Ok(self.inner.index.sandbox(id)?.view())
+    pub fn pod(&self, id: &str) -> Result<PodView, PodError> {
+        Ok(self.inner.index.pod(&*self.inner.index.sandbox(id)?))
     }
 
     /// Sandboxes that match, newest first. Source: CRI ListPodSandbox.

@@ -7,7 +7,6 @@ use super::{
     create::init_exe,
     index::{Container, Sandbox},
     records::{ContainerPlan, ContainerSpec, ContainerStatus, SandboxPlan, SandboxStatus},
-    start,
     teardown::chain,
 };
 use crate::{
@@ -101,23 +100,15 @@ impl Inner {
             return Ok(());
         };
         self.with.images.hold(&plan.image_id, &plan.id);
-        let container = Arc::new(Container {
-            plan,
-            spec,
-            folder: folder.clone(),
-            state: tokio::sync::watch::Sender::new(status.state.clone()),
-            turn: tokio::sync::Mutex::default(),
-            stopping: tokio::sync::watch::Sender::new(None),
-            shim: std::sync::Mutex::default(),
-            stages: Stages::new(),
-        });
+        let state = status.state.clone();
+        let container = Arc::new(Container::new(plan, spec, folder.clone(), state));
         self.index.insert_container(container.clone());
         if matches!(status.state, ContainerState::Exited { .. }) {
             return Ok(());
         }
         if status.state == ContainerState::Created && was_started(&container.spec) {
             // The message was sent and the daemon died before it wrote that down.
-            start::running(&container, Timestamp::now())?;
+            self.running(&container, Timestamp::now())?;
         }
         match Shim::connect(folder.path()) {
             Ok(shim) => self.watch(container, Arc::new(shim)),

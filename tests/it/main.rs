@@ -5,13 +5,16 @@
 mod bad_input;
 mod config;
 mod crictl_session;
+mod events;
 mod exec_sync;
 mod exit_codes;
 mod harness;
 mod images;
 mod lifecycle;
+mod lists;
 mod logs;
 mod pods;
 mod registries;
 mod security;
+mod stats;
 mod survive_kill9;

@@ -8,7 +8,7 @@ mod security;
 mod test;
 
 pub use container::{container, resources};
-pub use filter::{container_filter, sandbox_filter};
+pub use filter::{container_filter, container_stats_filter, sandbox_filter, sandbox_stats_filter};
 pub use sandbox::sandbox;
 
 use std::path::{Component, Path, PathBuf};

@@ -11,19 +11,18 @@ mod pod;
 pub mod registry;
 
 use std::{
-    cell::OnceCell,
     fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, OnceLock},
     thread,
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-pub use cri::{Cri, v1};
+pub use cri::{Cri, EventStream, v1};
 pub use daemon::{Daemon, inro};
 pub use ledger::{Ledger, hierarchies};
 pub use pod::{Container, Pod, own_network};
@@ -33,7 +32,7 @@ use registry::Registry;
 pub struct Node {
     pub cri: Cri,
     pub daemon: Daemon,
-    registry: OnceCell<Registry>,
+    registry: OnceLock<Registry>,
     ledger: Ledger,
     dir: TempDir,
     /// Tests look at the whole host, so one runs at a time.
@@ -65,7 +64,7 @@ impl Node {
         Node {
             cri,
             daemon,
-            registry: OnceCell::new(),
+            registry: OnceLock::new(),
             ledger,
             dir,
             _alone: alone,
@@ -144,7 +143,14 @@ impl Node {
 
     /// `crictl` against this daemon.
     pub fn crictl(&self, arguments: &[&str]) -> Output {
-        Command::new(tools().join("crictl"))
+        let output = self.crictl_command(arguments).output();
+        output.expect("crictl, which tests/tools.sh builds")
+    }
+
+    /// The same, to be started as the test likes.
+    pub fn crictl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(tools().join("crictl"));
+        command
             .args([
                 "--runtime-endpoint",
                 &self.daemon.endpoint(),
@@ -152,9 +158,8 @@ impl Node {
                 &self.daemon.endpoint(),
             ])
             .args(["--timeout", "60s"])
-            .args(arguments)
-            .output()
-            .expect("crictl, which tests/tools.sh builds")
+            .args(arguments);
+        command
     }
 
     /// The same, which has to succeed; its trimmed output.
