@@ -19,10 +19,11 @@ pub mod websocket;
 pub mod wire;
 
 use std::{
+    collections::VecDeque,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -38,8 +39,8 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
-    task::JoinSet,
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -134,9 +135,8 @@ impl Server {
     /// Serves until it is dropped, which ends every session.
     pub async fn serve(mut self, pods: Pods) {
         let mut connections = JoinSet::new();
-        let waiting = Arc::new(Semaphore::new(MOST_WAITING));
+        let mut waiting = Waiting::default();
         loop {
-            let place = waiting.clone().acquire_owned().await.expect("never closed");
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
@@ -156,6 +156,8 @@ impl Server {
                 times: self.times,
             };
             let span = tracing::info_span!("stream", %peer);
+            let place = Arc::new(());
+            let mark = Arc::downgrade(&place);
             let work = async move {
                 match connection.session(socket).await {
                     Ok(Some(session)) => {
@@ -166,8 +168,29 @@ impl Server {
                     Err(error) => tracing::debug!(error = chain(&error), "no session"),
                 }
             };
-            connections.spawn(work.instrument(span));
+            let task = connections.spawn(work.instrument(span));
+            waiting.add(mark, task);
         }
+    }
+}
+
+/// Connections that have not made their request yet, the oldest first. When there are too many, the oldest goes: whoever
+/// means it asks at once, and one who only connects keeps nobody out.
+#[derive(Default)]
+struct Waiting {
+    connections: VecDeque<(Weak<()>, AbortHandle)>,
+}
+
+impl Waiting {
+    /// `place` ends when the connection waits no longer.
+    fn add(&mut self, place: Weak<()>, task: AbortHandle) {
+        self.connections.retain(|(place, _)| place.strong_count() > 0);
+        if self.connections.len() >= MOST_WAITING
+            && let Some((_, oldest)) = self.connections.pop_front()
+        {
+            oldest.abort();
+        }
+        self.connections.push_back((place, task));
     }
 }
 
@@ -332,6 +355,6 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Connections that have not made their request yet.
-const MOST_WAITING: usize = 256;
+const MOST_WAITING: usize = 128;
 /// How long a connection may take to make its request, TLS included.
 const REQUEST: Duration = Duration::from_secs(30);

@@ -47,7 +47,7 @@ pub struct Receiver {
     decoder: Decoder,
     /// The channel of the message that is under way.
     channel: Option<u8>,
-    /// Base64 of it that is not a whole group of four yet.
+    /// Of it: base64 that is not a whole group of four yet, or the channel that it closes.
     rest: Vec<u8>,
 }
 
@@ -88,8 +88,12 @@ impl Receiver {
         };
         self.channel = (!last).then_some(channel);
         if channel == CLOSE && self.form == (Form::Binary { closes: true }) {
-            // One byte: which. It is the whole message, but may come after the first byte did.
-            return Ok(bytes.first().map(|&channel| Event::Closed { channel }));
+            // The channel that is closed is the first byte; what else there may be means nothing.
+            if self.rest.is_empty() {
+                self.rest.extend(bytes.first());
+            }
+            let closed = if last { self.rest.pop() } else { None };
+            return Ok(closed.map(|channel| Event::Closed { channel }));
         }
         if self.form == Form::Base64 {
             bytes = self.decode(&bytes, last)?;
@@ -179,6 +183,14 @@ mod test {
         );
         assert_eq!(
             events(V5, message(2, &[b"\xff", b"\0"])),
+            Ok(vec![Event::Closed { channel: 0 }])
+        );
+        assert_eq!(
+            events(V5, message(2, &[b"\xff\0\x01"])),
+            Ok(vec![Event::Closed { channel: 0 }])
+        );
+        assert_eq!(
+            events(V5, message(2, &[b"\xff\0", b"\x01"])),
             Ok(vec![Event::Closed { channel: 0 }])
         );
         // An empty message is how the server says hello; it means nothing.

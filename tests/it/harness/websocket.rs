@@ -44,10 +44,13 @@ pub fn run(url: &str, protocol: &str, stdin: &[u8]) -> Ended {
                 } else {
                     Message::binary([&[0], piece].concat())
                 };
-                to.send(message).await.expect("stdin taken");
+                // A command may end before it has read everything.
+                if to.send(message).await.is_err() {
+                    return;
+                }
             }
             if protocol.starts_with("v5") {
-                to.send(Message::binary(&b"\xff\0"[..])).await.expect("stdin closed");
+                let _ = to.send(Message::binary(&b"\xff\0"[..])).await;
             }
         };
         let ((), ended) = tokio::join!(say, collect(from, base64));
