@@ -18,6 +18,11 @@ use crate::{
     net,
 };
 
+/// Threads that read for one call at most.
+const READERS: usize = 4;
+/// Pods that are not worth a further thread.
+const FEW: usize = 16;
+
 impl Pods {
     /// What a container uses. Source: CRI ContainerStats.
     ///
@@ -100,72 +105,60 @@ impl Pods {
 
 impl Inner {
     fn usage_of(&self, container: &Container, rates: &mut Rates) -> ContainerUsage {
+        let mut usage = self.read(container);
+        rate(&mut usage, rates);
+        usage
+    }
+
+    /// All that the files tell of a container: all but the rate.
+    fn read(&self, container: &Container) -> ContainerUsage {
         let (view, cgroup) = (container.view(), &container.plan.cgroup);
-        let began_at = match view.state {
-            ContainerState::Created => Some(view.created_at),
-            ContainerState::Running { started_at } => Some(started_at),
-            ContainerState::Exited { .. } => None,
-        };
-        let mut read = || {
+        let lives = !matches!(view.state, ContainerState::Exited { .. });
+        let read = || {
             let mut usage = self.with.cgroups.usage(cgroup)?;
             usage.processes = self.with.cgroups.process_count(cgroup);
-            if let Some(cpu) = &mut usage.cpu {
-                cpu.nano_cores = rates.note(view.id.as_str(), began_at, usage.at, cpu.total_ns);
-            }
             Some(usage)
         };
         ContainerUsage {
-            usage: began_at.and_then(|_| read()),
+            usage: lives.then(read).flatten(),
             layer: container.layer(),
             view,
         }
     }
 
     fn usages_of(&self, sandboxes: &[Arc<Sandbox>], rates: &mut Rates) -> Vec<SandboxUsage> {
-        let mut containers = self.by_sandbox();
-        let owners = self.cgroup_owners();
-        let mut read = |rates: &mut Rates| {
-            let pods = sandboxes.iter().map(|sandbox| {
-                let containers = containers.remove(&sandbox.plan.id).unwrap_or_default();
-                let containers: Vec<_> = containers.iter().map(|c| self.usage_of(c, rates)).collect();
-                let own = owners.get(&sandbox.plan.config.cgroup_parent) == Some(&true);
-                (self.pod_usage(sandbox, own, &containers, rates), containers)
-            });
-            pods.collect::<Vec<_>>()
+        let (containers, owners) = (self.by_sandbox(), self.cgroup_owners());
+        let read = |sandbox: &Arc<Sandbox>| {
+            let own = owners.get(&sandbox.plan.config.cgroup_parent) == Some(&true);
+            let usage = own.then(|| self.with.cgroups.usage(&sandbox.plan.config.cgroup_parent));
+            let containers = containers.get(&sandbox.plan.id).into_iter().flatten();
+            let containers: Vec<_> = containers.map(|container| self.read(container)).collect();
+            (usage.flatten(), containers)
         };
-        // Namespaces and cgroups have nothing to do with each other.
-        let (pods, interfaces) = std::thread::scope(|scope| {
+        // Most of the time goes into opening files, and one pod's have nothing to do with another's.
+        let (read, interfaces) = std::thread::scope(|scope| {
             let interfaces = scope.spawn(|| interfaces_of(sandboxes));
-            let pods = read(rates);
-            (pods, interfaces.join().unwrap_or_default())
+            let parts = sandboxes.chunks(sandboxes.len().div_ceil(READERS).max(FEW));
+            let parts: Vec<_> = parts
+                .map(|part| scope.spawn(|| part.iter().map(read).collect::<Vec<_>>()))
+                .collect();
+            let read: Vec<_> = parts
+                .into_iter()
+                .flat_map(|part| part.join().unwrap_or_default())
+                .collect();
+            (read, interfaces.join().unwrap_or_default())
         });
-        let all = sandboxes.iter().zip(pods).zip(interfaces);
-        all.map(|((sandbox, (usage, containers)), interfaces)| SandboxUsage {
-            view: sandbox.view(),
-            usage,
-            interfaces,
-            containers,
+        let all = sandboxes.iter().zip(read).zip(interfaces);
+        all.map(|((sandbox, (own, mut containers)), interfaces)| {
+            containers.iter_mut().for_each(|container| rate(container, rates));
+            SandboxUsage {
+                view: sandbox.view(),
+                usage: pod_usage(sandbox, own, &containers, rates),
+                interfaces,
+                containers,
+            }
         })
         .collect()
-    }
-
-    fn pod_usage(&self, sandbox: &Sandbox, own: bool, containers: &[ContainerUsage], rates: &mut Rates) -> Usage {
-        let sum = sum(containers);
-        let reaper = u64::from(sandbox.status.borrow().reaper.is_some());
-        let (id, parent) = (sandbox.plan.id.as_str(), &sandbox.plan.config.cgroup_parent);
-        let mut usage = match own.then(|| self.with.cgroups.usage(parent)).flatten() {
-            None => sum.clone(),
-            Some(mut usage) => {
-                if let Some(cpu) = &mut usage.cpu {
-                    // Its cgroup may be older than the sandbox: the first time there is nothing to compare with.
-                    let rate = rates.note(id, None, usage.at, cpu.total_ns);
-                    cpu.nano_cores = rate.or(sum.cpu.and_then(|cpu| cpu.nano_cores));
-                }
-                usage
-            }
-        };
-        usage.processes = sum.processes + reaper;
-        usage
     }
 
     fn measures_of(&self, sandboxes: &[Arc<Sandbox>], rates: &mut Rates) -> Vec<PodMeasures> {
@@ -218,6 +211,35 @@ impl Inner {
             owner.1 &= owner.0 == *uid;
         }
         owners.into_iter().map(|(parent, (_, own))| (parent, own)).collect()
+    }
+}
+
+/// A pod's figures: those of its `own` cgroup, or the sums.
+fn pod_usage(sandbox: &Sandbox, own: Option<Usage>, containers: &[ContainerUsage], rates: &mut Rates) -> Usage {
+    let sum = sum(containers);
+    let reaper = u64::from(sandbox.status.borrow().reaper.is_some());
+    let processes = sum.processes + reaper;
+    let Some(mut usage) = own else {
+        return Usage { processes, ..sum };
+    };
+    if let Some(cpu) = &mut usage.cpu {
+        // Its cgroup may be older than the sandbox: the first time there is nothing to compare with.
+        let rate = rates.note(sandbox.plan.id.as_str(), None, usage.at, cpu.total_ns);
+        cpu.nano_cores = rate.or(sum.cpu.and_then(|cpu| cpu.nano_cores));
+    }
+    Usage { processes, ..usage }
+}
+
+/// Gives a container's CPU time its rate.
+fn rate(container: &mut ContainerUsage, rates: &mut Rates) {
+    let began_at = match container.view.state {
+        ContainerState::Running { started_at } => started_at,
+        _ => container.view.created_at,
+    };
+    if let Some(usage) = &mut container.usage
+        && let Some(cpu) = &mut usage.cpu
+    {
+        cpu.nano_cores = rates.note(container.view.id.as_str(), Some(began_at), usage.at, cpu.total_ns);
     }
 }
 

@@ -164,7 +164,7 @@ pub fn container_status(view: &ContainerView) -> wire::ContainerStatus {
         image_ref: view.image_id.to_string(),
         reason: exit.as_ref().map(|exit| exit.reason.clone()).unwrap_or_default(),
         message: exit.map(|exit| exit.message).unwrap_or_default(),
-        mounts: mounts(&view),
+        mounts: mounts(view),
         log_path: view
             .log
             .as_ref()
