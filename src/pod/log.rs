@@ -3,6 +3,7 @@
 use std::{fs, os::fd::OwnedFd, os::unix::fs::OpenOptionsExt, path::Path};
 
 use super::{PodError, Pods, blocking, pins::io_error};
+use crate::{model::ContainerState, shim::ShimError};
 
 impl Pods {
     /// Makes the shim go on in a new file at the log's path, between two lines. Source: CRI ReopenContainerLog.
@@ -24,7 +25,17 @@ impl Pods {
             });
         };
         let log = blocking(move || open(&path)).await?;
-        Ok(shim.reopen_log(log).await?)
+        match shim.reopen_log(log).await {
+            // The container has ended. The watcher is about to say so; our answer must not come before it.
+            Err(ShimError::Gone { .. }) => {
+                let mut state = container.state.subscribe();
+                let exited = state.wait_for(|state| matches!(state, ContainerState::Exited { .. }));
+                // It fails when the container was removed meanwhile.
+                let _ = exited.await;
+                Err(wrong())
+            }
+            done => Ok(done?),
+        }
     }
 }
 
