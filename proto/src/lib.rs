@@ -3,4 +3,8 @@
 //! `INRO_BLESS=1 cargo test -p inro-proto` generates them anew.
 #![allow(missing_docs, clippy::all, clippy::pedantic)]
 
+mod listed;
+
+pub use listed::{EncodedContainer, ListContainersResponse};
+
 include!("runtime.v1.rs");

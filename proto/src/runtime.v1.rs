@@ -910,12 +910,6 @@ pub struct Container {
     #[prost(string, tag = "10")]
     pub image_id: ::prost::alloc::string::String,
 }
-/// Answers ListContainers.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListContainersResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub containers: ::prost::alloc::vec::Vec<Container>,
-}
 /// Asks for StreamContainers.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamContainersRequest {
@@ -2538,7 +2532,7 @@ pub mod runtime_service_client {
             &mut self,
             request: impl tonic::IntoRequest<super::ListContainersRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ListContainersResponse>,
+            tonic::Response<crate::ListContainersResponse>,
             tonic::Status,
         > {
             self.inner
@@ -3331,7 +3325,7 @@ pub mod runtime_service_server {
             &self,
             request: tonic::Request<super::ListContainersRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ListContainersResponse>,
+            tonic::Response<crate::ListContainersResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the StreamContainers method.
@@ -4157,7 +4151,7 @@ pub mod runtime_service_server {
                         T: RuntimeService,
                     > tonic::server::UnaryService<super::ListContainersRequest>
                     for ListContainersSvc<T> {
-                        type Response = super::ListContainersResponse;
+                        type Response = crate::ListContainersResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,

@@ -21,6 +21,7 @@ fn the_generated_types_are_current() {
     tonic_prost_build::configure()
         .out_dir(out.path())
         .build_transport(true)
+        .extern_path(".runtime.v1.ListContainersResponse", "crate::ListContainersResponse")
         .compile_fds(ours())
         .unwrap();
     let fresh = fs::read_to_string(out.path().join("runtime.v1.rs")).unwrap();

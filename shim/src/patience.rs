@@ -46,7 +46,7 @@ impl Patience {
     /// Milliseconds until it must be dismissed, 0 when that is now; `None` while it has room.
     pub fn left_ms(&self, now: i64) -> Option<i64> {
         self.full_since?;
-        Some(i64::try_from(self.left(now).div_ceil(BYTES_PER_MS)).unwrap_or(i64::MAX))
+        Some(i64::try_from(self.left(now) / BYTES_PER_MS).unwrap_or(i64::MAX))
     }
 
     fn left(&self, now: i64) -> u64 {

@@ -8,6 +8,7 @@ mod change;
 mod files;
 mod hierarchy;
 mod limits;
+mod stats;
 
 use std::{
     fs, io,

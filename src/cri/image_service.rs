@@ -1,12 +1,10 @@
 //! ImageService: six calls, each one translation there and one back.
 
-use std::pin::Pin;
-
-use futures_util::Stream;
 use inro_proto::{self as wire, image_service_server::ImageService};
 use tonic::{Request, Response, Status};
 
 use super::{
+    batch::{self, Items},
     error::{Fault, status, to_its_end},
     parse, render,
 };
@@ -38,7 +36,7 @@ fn name(image: Option<wire::ImageSpec>) -> Result<String, Fault> {
 
 #[tonic::async_trait]
 impl ImageService for ImageCalls {
-    type StreamImagesStream = Pin<Box<dyn Stream<Item = Result<wire::StreamImagesResponse, Status>> + Send>>;
+    type StreamImagesStream = Items<wire::StreamImagesResponse>;
 
     async fn list_images(&self, request: Request<wire::ListImagesRequest>) -> Answer<wire::ListImagesResponse> {
         Ok(Response::new(wire::ListImagesResponse {
@@ -46,8 +44,8 @@ impl ImageService for ImageCalls {
         }))
     }
 
-    async fn stream_images(&self, _: Request<wire::StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
-        Err(Status::unimplemented("StreamImages is not built yet"))
+    async fn stream_images(&self, request: Request<wire::StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
+        Ok(batch::images(self.list(request.into_inner().filter)))
     }
 
     async fn image_status(&self, request: Request<wire::ImageStatusRequest>) -> Answer<wire::ImageStatusResponse> {

@@ -3,15 +3,18 @@
 //! `parse` turns wire messages into `model` values that cannot be wrong, `render` turns values into messages, `error`
 //! alone knows gRPC codes; the two services only translate.
 
+mod batch;
 mod error;
+mod events;
 mod image_service;
 mod parse;
 mod render;
 mod runtime_service;
+mod stats;
 mod streaming;
 
 use inro_proto::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, sync::watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -38,10 +41,16 @@ pub async fn serve(
     stream_url: String,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
+    let (stopped, stopping) = watch::channel(false);
+    let stop = async move {
+        stop.await;
+        stopped.send_replace(true);
+    };
     let runtime = RuntimeServiceServer::new(RuntimeCalls {
         pods,
         images: images.clone(),
         stream_url,
+        stopping,
     })
     .max_decoding_message_size(MOST_MESSAGE)
     .max_encoding_message_size(MOST_MESSAGE);

@@ -1,12 +1,11 @@
 //! RuntimeService: each call one translation there and one back. What is not built yet says so.
 
-use std::pin::Pin;
-
-use futures_util::Stream;
 use inro_proto::{self as wire, runtime_service_server::RuntimeService};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{
+    batch::{self, Items},
     error::{status, to_its_end},
     parse, render,
 };
@@ -17,9 +16,11 @@ pub struct RuntimeCalls {
     pub images: Images,
     /// Where streaming calls are redeemed.
     pub stream_url: String,
+    /// Turns true when the daemon is about to end: streams without an end of their own end then.
+    pub stopping: watch::Receiver<bool>,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
 
 fn not_built(call: &str) -> Status {
     Status::unimplemented(format!("{call} is not built yet"))
@@ -27,16 +28,12 @@ fn not_built(call: &str) -> Status {
 
 #[tonic::async_trait]
 impl RuntimeService for RuntimeCalls {
-    type StreamPodSandboxesStream =
-        Pin<Box<dyn Stream<Item = Result<wire::StreamPodSandboxesResponse, Status>> + Send>>;
-    type StreamContainersStream = Pin<Box<dyn Stream<Item = Result<wire::StreamContainersResponse, Status>> + Send>>;
-    type StreamContainerStatsStream =
-        Pin<Box<dyn Stream<Item = Result<wire::StreamContainerStatsResponse, Status>> + Send>>;
-    type StreamPodSandboxStatsStream =
-        Pin<Box<dyn Stream<Item = Result<wire::StreamPodSandboxStatsResponse, Status>> + Send>>;
-    type GetContainerEventsStream = Pin<Box<dyn Stream<Item = Result<wire::ContainerEventResponse, Status>> + Send>>;
-    type StreamPodSandboxMetricsStream =
-        Pin<Box<dyn Stream<Item = Result<wire::StreamPodSandboxMetricsResponse, Status>> + Send>>;
+    type StreamPodSandboxesStream = Items<wire::StreamPodSandboxesResponse>;
+    type StreamContainersStream = Items<wire::StreamContainersResponse>;
+    type StreamContainerStatsStream = Items<wire::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Items<wire::StreamPodSandboxStatsResponse>;
+    type GetContainerEventsStream = Items<wire::ContainerEventResponse>;
+    type StreamPodSandboxMetricsStream = Items<wire::StreamPodSandboxMetricsResponse>;
 
     async fn version(&self, _: Request<wire::VersionRequest>) -> Answer<wire::VersionResponse> {
         Ok(Response::new(wire::VersionResponse {
@@ -86,20 +83,17 @@ impl RuntimeService for RuntimeCalls {
     ) -> Answer<wire::PodSandboxStatusResponse> {
         let request = request.into_inner();
         let id = parse::non_empty(request.pod_sandbox_id, "pod_sandbox_id")?;
-        let view = self
-            .pods
-            .sandbox(&id)
-            .map_err(|error| status("PodSandboxStatus", &error))?;
+        let pod = self.pods.pod(&id).map_err(|error| status("PodSandboxStatus", &error))?;
         let info = if request.verbose {
-            render::sandbox_info(&view, &self.pods.sandbox_stages(&id).unwrap_or_default())
+            render::sandbox_info(&pod.sandbox, &self.pods.sandbox_stages(&id).unwrap_or_default())
         } else {
             Default::default()
         };
-        // Statuses of the containers and their timestamp come together or not at all: events need them, and come later.
         Ok(Response::new(wire::PodSandboxStatusResponse {
-            status: Some(render::sandbox_status(view)),
+            status: Some(render::sandbox_status(&pod.sandbox)),
             info,
-            ..Default::default()
+            containers_statuses: pod.containers.iter().map(render::container_status).collect(),
+            timestamp: pod.at.0,
         }))
     }
 
@@ -108,7 +102,7 @@ impl RuntimeService for RuntimeCalls {
         request: Request<wire::ListPodSandboxRequest>,
     ) -> Answer<wire::ListPodSandboxResponse> {
         let filter = parse::sandbox_filter(request.into_inner().filter)?;
-        let items = self.pods.sandboxes(&filter).into_iter().map(render::sandbox).collect();
+        let items = self.pods.sandboxes(&filter).iter().map(render::sandbox).collect();
         Ok(Response::new(wire::ListPodSandboxResponse { items }))
     }
 
@@ -164,16 +158,12 @@ impl RuntimeService for RuntimeCalls {
         &self,
         request: Request<wire::ListContainersRequest>,
     ) -> Answer<wire::ListContainersResponse> {
-        let containers = match parse::container_filter(request.into_inner().filter)? {
-            Some(filter) => self
-                .pods
-                .containers(&filter)
-                .into_iter()
-                .map(render::container)
-                .collect(),
-            None => Vec::new(),
-        };
-        Ok(Response::new(wire::ListContainersResponse { containers }))
+        let filter = parse::container_filter(request.into_inner().filter)?;
+        let views = filter.map_or_else(Vec::new, |filter| self.pods.containers(&filter));
+        Ok(Response::new(wire::ListContainersResponse {
+            containers: Vec::new(),
+            encoded: views.iter().map(render::encoded_container).collect(),
+        }))
     }
 
     async fn container_status(
@@ -192,7 +182,7 @@ impl RuntimeService for RuntimeCalls {
             Default::default()
         };
         Ok(Response::new(wire::ContainerStatusResponse {
-            status: Some(render::container_status(view)),
+            status: Some(render::container_status(&view)),
             info,
         }))
     }
@@ -268,16 +258,20 @@ impl RuntimeService for RuntimeCalls {
 
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<wire::StreamPodSandboxesRequest>,
+        request: Request<wire::StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
-        Err(not_built("StreamPodSandboxes"))
+        let filter = parse::sandbox_filter(request.into_inner().filter)?;
+        Ok(batch::sandboxes(self.pods.sandboxes(&filter)))
     }
 
     async fn stream_containers(
         &self,
-        _: Request<wire::StreamContainersRequest>,
+        request: Request<wire::StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
-        Err(not_built("StreamContainers"))
+        let filter = parse::container_filter(request.into_inner().filter)?;
+        Ok(batch::containers(
+            filter.map_or_else(Vec::new, |filter| self.pods.containers(&filter)),
+        ))
     }
 
     async fn update_container_resources(
@@ -305,43 +299,52 @@ impl RuntimeService for RuntimeCalls {
         self.port_forward_url(request.into_inner()).map(Response::new)
     }
 
-    async fn container_stats(&self, _: Request<wire::ContainerStatsRequest>) -> Answer<wire::ContainerStatsResponse> {
-        Err(not_built("ContainerStats"))
+    async fn container_stats(
+        &self,
+        request: Request<wire::ContainerStatsRequest>,
+    ) -> Answer<wire::ContainerStatsResponse> {
+        self.stats_of_container(request.into_inner()).await
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<wire::ListContainerStatsRequest>,
+        request: Request<wire::ListContainerStatsRequest>,
     ) -> Answer<wire::ListContainerStatsResponse> {
-        Err(not_built("ListContainerStats"))
+        let stats = self.stats_of_containers(request.into_inner().filter).await?;
+        Ok(Response::new(wire::ListContainerStatsResponse { stats }))
     }
 
     async fn stream_container_stats(
         &self,
-        _: Request<wire::StreamContainerStatsRequest>,
+        request: Request<wire::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        Err(not_built("StreamContainerStats"))
+        Ok(batch::container_stats(
+            self.stats_of_containers(request.into_inner().filter).await?,
+        ))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<wire::PodSandboxStatsRequest>,
+        request: Request<wire::PodSandboxStatsRequest>,
     ) -> Answer<wire::PodSandboxStatsResponse> {
-        Err(not_built("PodSandboxStats"))
+        self.stats_of_sandbox(request.into_inner()).await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<wire::ListPodSandboxStatsRequest>,
+        request: Request<wire::ListPodSandboxStatsRequest>,
     ) -> Answer<wire::ListPodSandboxStatsResponse> {
-        Err(not_built("ListPodSandboxStats"))
+        let stats = self.stats_of_sandboxes(request.into_inner().filter).await?;
+        Ok(Response::new(wire::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<wire::StreamPodSandboxStatsRequest>,
+        request: Request<wire::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(not_built("StreamPodSandboxStats"))
+        Ok(batch::sandbox_stats(
+            self.stats_of_sandboxes(request.into_inner().filter).await?,
+        ))
     }
 
     async fn update_runtime_config(
@@ -380,28 +383,31 @@ impl RuntimeService for RuntimeCalls {
     }
 
     async fn get_container_events(&self, _: Request<wire::GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
-        Err(not_built("GetEvents"))
+        Ok(self.events())
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<wire::ListMetricDescriptorsRequest>,
     ) -> Answer<wire::ListMetricDescriptorsResponse> {
-        Err(not_built("ListMetricDescriptors"))
+        Ok(Response::new(wire::ListMetricDescriptorsResponse {
+            descriptors: render::metric_descriptors(),
+        }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<wire::ListPodSandboxMetricsRequest>,
     ) -> Answer<wire::ListPodSandboxMetricsResponse> {
-        Err(not_built("ListPodSandboxMetrics"))
+        let pod_metrics = self.metrics_of_sandboxes().await?;
+        Ok(Response::new(wire::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<wire::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(not_built("StreamPodSandboxMetrics"))
+        Ok(batch::metrics(self.metrics_of_sandboxes().await?))
     }
 
     async fn update_pod_sandbox_resources(

@@ -10,7 +10,7 @@ impl RuntimeCalls {
     pub(super) fn exec_url(&self, request: wire::ExecRequest) -> Result<wire::ExecResponse, Status> {
         let (id, command, streams) = parse::exec(request)?;
         let call = || {
-            let container = self.pods.container(&id)?.id;
+            let container = self.pods.container(&id)?.id.clone();
             Ok(StreamCall::Exec {
                 container,
                 command,
@@ -24,7 +24,7 @@ impl RuntimeCalls {
     pub(super) fn attach_url(&self, request: wire::AttachRequest) -> Result<wire::AttachResponse, Status> {
         let (id, streams) = parse::attach(request)?;
         let call = || {
-            let container = self.pods.container(&id)?.id;
+            let container = self.pods.container(&id)?.id.clone();
             Ok(StreamCall::Attach { container, streams })
         };
         let url = self.url("Attach", call)?;
@@ -37,7 +37,7 @@ impl RuntimeCalls {
     ) -> Result<wire::PortForwardResponse, Status> {
         let (id, ports) = parse::port_forward(request)?;
         let call = || {
-            let sandbox = self.pods.sandbox(&id)?.id;
+            let sandbox = self.pods.pod(&id)?.sandbox.id;
             Ok(StreamCall::PortForward { sandbox, ports })
         };
         let url = self.url("PortForward", call)?;

@@ -20,6 +20,7 @@ pub mod registry;
 pub mod snapshot;
 mod store;
 pub mod unpack;
+mod usage;
 
 use std::{io, path::PathBuf, sync::Arc};
 

@@ -142,6 +142,11 @@ impl Snapshots {
         Ok(folder)
     }
 
+    /// The folder of all.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Removes a container's folder; nothing to do when it is gone. Its mount must be.
     ///
     /// # Errors

@@ -2,9 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{ContainerId, ImageId, Resources, SandboxId, Security, Timestamp, User};
@@ -186,12 +189,12 @@ pub enum ContainerState {
     },
 }
 
-/// A container as everyone reads it.
-#[derive(Debug, Clone)]
-pub struct ContainerView {
+/// What never changes of a container that exists.
+#[derive(Debug)]
+pub struct ContainerFacts {
     pub id: ContainerId,
     pub sandbox: SandboxId,
-    pub config: ContainerConfig,
+    pub config: Arc<ContainerConfig>,
     pub image_id: ImageId,
     /// Of the mounts that show images, in their order.
     pub volume_images: Vec<ImageId>,
@@ -202,9 +205,26 @@ pub struct ContainerView {
     /// Absolute path of the log file, if it has one.
     pub log: Option<PathBuf>,
     pub created_at: Timestamp,
+    /// How a list shows these facts, kept by who rendered them first.
+    pub listed: OnceLock<Bytes>,
+}
+
+/// A container as everyone reads it; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ContainerView {
+    pub facts: Arc<ContainerFacts>,
+    /// The limits it has now.
+    pub resources: Arc<Resources>,
     pub state: ContainerState,
     /// Pid of init on the host while the container exists as a process.
     pub pid: Option<u32>,
+}
+
+impl Deref for ContainerView {
+    type Target = ContainerFacts;
+    fn deref(&self) -> &ContainerFacts {
+        &self.facts
+    }
 }
 
 /// Coarse state as the CRI lists it.

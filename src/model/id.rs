@@ -1,6 +1,6 @@
-//! Ids: 64 lower-case hex digits, one type per kind so that they cannot be confused.
+//! Ids: 64 lower-case hex digits, one type per kind so that they cannot be confused; cheap to clone.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,12 +14,12 @@ macro_rules! id {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// A new id from the kernel's random generator.
             pub fn random() -> Self {
-                Self(random_hex())
+                Self(random_hex().into())
             }
 
             /// The 64 hex digits.
@@ -32,7 +32,7 @@ macro_rules! id {
             type Err = BadId;
             fn from_str(s: &str) -> Result<Self, BadId> {
                 let hex = s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-                if s.len() == 64 && hex { Ok(Self(s.to_owned())) } else { Err(BadId) }
+                if s.len() == 64 && hex { Ok(Self(s.into())) } else { Err(BadId) }
             }
         }
 
@@ -45,7 +45,7 @@ macro_rules! id {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.as_str().to_owned()
             }
         }
 

@@ -7,6 +7,7 @@
 mod base_mount;
 mod container;
 mod error;
+mod event;
 mod id;
 mod image;
 mod resources;
@@ -14,10 +15,12 @@ mod sandbox;
 mod security;
 mod stages;
 mod time;
+mod usage;
 
 pub use base_mount::BaseMount;
 pub use container::*;
 pub use error::*;
+pub use event::*;
 pub use id::*;
 pub use image::*;
 pub use resources::*;
@@ -25,3 +28,4 @@ pub use sandbox::*;
 pub use security::*;
 pub use stages::*;
 pub use time::*;
+pub use usage::*;

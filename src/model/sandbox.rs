@@ -1,6 +1,6 @@
 //! A pod sandbox: what was asked for and where it is in its life.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -80,11 +80,11 @@ pub enum SandboxState {
     NotReady,
 }
 
-/// A sandbox as everyone reads it.
+/// A sandbox as everyone reads it; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SandboxView {
     pub id: SandboxId,
-    pub config: SandboxConfig,
+    pub config: Arc<SandboxConfig>,
     pub state: SandboxState,
     pub created_at: Timestamp,
     /// Addresses, the first is the primary one; empty on the host's network.

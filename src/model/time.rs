@@ -6,7 +6,7 @@ use inro_shim::log;
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds since the Unix epoch (CRI `created_at`, `started_at`, `finished_at`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {

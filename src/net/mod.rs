@@ -13,6 +13,7 @@ mod nft;
 mod ports;
 mod subnets;
 mod table;
+mod usage;
 
 use std::{
     collections::HashSet,
@@ -33,6 +34,7 @@ use lease::{Leases, Subnet};
 use netlink::Netlink;
 use ports::{Opening, Ports};
 use subnets::Subnets;
+pub use usage::interfaces_of;
 
 /// What pods' networks are like.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -20,8 +20,8 @@ use crate::{
     image::snapshot::Mapped,
     lockdown::{self, capabilities, seccomp},
     model::{
-        ContainerConfig, ContainerId, ContainerState, ImageMount, ImageView, Mount, NamespaceMode, SandboxState,
-        Security, Stages, Stopwatch, Timestamp, User, UserNamespace,
+        ContainerConfig, ContainerId, ContainerState, ImageMount, ImageView, LayerUsage, Mount, NamespaceMode,
+        SandboxState, Security, Stages, Stopwatch, Timestamp, User, UserNamespace,
     },
     shim::Shim,
     spec::{self, SpecInput},
@@ -69,7 +69,7 @@ impl Inner {
             config.resources.pids_limit = Some(self.config.pids_limit);
         }
         if let Some(existing) = self.index.container_named(&sandbox.plan.id, &config.metadata) {
-            let same = existing.plan.config == config;
+            let same = *existing.plan.config == config;
             let id = existing.plan.id.clone();
             return if same {
                 Ok(id)
@@ -96,7 +96,7 @@ impl Inner {
                 .as_ref()
                 .and_then(|log| Some(sandbox.plan.config.log_directory.as_ref()?.join(log))),
             cgroup: self.cgroup_path(&sandbox.plan.config, id.as_str()),
-            config,
+            config: Arc::new(config),
             image_id: image.id.clone(),
             volume_images: volumes.iter().map(|image| image.id.clone()).collect(),
             created_at: Timestamp::now(),
@@ -106,16 +106,16 @@ impl Inner {
         let images = (image, volumes);
         match self.clone().make_container(&plan, &folder, &sandbox, images).await {
             Ok((spec, shim, stages)) => {
+                // Nothing of the container's is in its layer yet.
+                let layer = LayerUsage {
+                    at: plan.created_at,
+                    used_bytes: 0,
+                    inodes: 0,
+                };
                 let container = Arc::new(Container {
-                    resources: tokio::sync::watch::Sender::new(plan.config.resources.clone()),
-                    plan,
-                    spec,
-                    folder,
-                    state: tokio::sync::watch::Sender::new(ContainerState::Created),
-                    turn: tokio::sync::Mutex::default(),
-                    stopping: tokio::sync::watch::Sender::new(None),
-                    shim: std::sync::Mutex::default(),
                     stages,
+                    layer: Some(layer).into(),
+                    ..Container::new(plan, spec, folder, ContainerState::Created)
                 });
                 self.index.insert_container(container.clone());
                 self.watch(container, Arc::new(shim));

@@ -69,6 +69,10 @@ pub enum PodError {
         v4: std::io::Error,
         v6: std::io::Error,
     },
+    #[error("{count} events were missed: the client reads too slowly; list, and listen again")]
+    Missed { count: u64 },
+    #[error("the thread that reads what pods use has ended")]
+    NoMeter,
     #[error("the daemon's task ended early")]
     Task(#[from] tokio::task::JoinError),
     #[error("record")]
@@ -107,8 +111,9 @@ impl PodError {
             Self::TooManyStreams(_) | Self::TooSlow => ErrorKind::ResourceExhausted,
             Self::NoListener { .. } => ErrorKind::Unavailable,
             Self::ExecTimeout(_) | Self::Unkillable(_) => ErrorKind::DeadlineExceeded,
+            Self::Missed { .. } => ErrorKind::ResourceExhausted,
             Self::RecursiveReadOnly { .. } => ErrorKind::Named,
-            Self::Io { .. } | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
+            Self::Io { .. } | Self::NoMeter | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Cgroup(e) => e.kind(),
             Self::Checkpoint(e) => e.kind(),
             Self::Image(e) => e.kind(),

@@ -1,20 +1,24 @@
 //! Every sandbox and container that exists, as everyone reads it: listing never waits for a slow operation.
+//!
+//! What changes is changed here, in a turn of the journal, and told with it.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, RwLock},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, OnceLock, RwLock},
 };
 
 use tokio::sync::watch;
 
 use super::{
     PodError,
+    events::{Events, Journal, Turn},
     records::{ContainerPlan, ContainerSpec, SandboxChanges, SandboxPlan, SandboxStatus},
 };
 use crate::{
     model::{
-        ContainerConfig, ContainerFilter, ContainerId, ContainerMetadata, ContainerState, ContainerView, Resources,
-        SandboxConfig, SandboxFilter, SandboxId, SandboxMetadata, SandboxView, Stages,
+        ContainerFacts, ContainerFilter, ContainerId, ContainerMetadata, ContainerState, ContainerView, EventKind,
+        LayerUsage, PodView, Resources, SandboxConfig, SandboxFilter, SandboxId, SandboxMetadata, SandboxView, Stages,
+        Timestamp,
     },
     shim::Shim,
     store::Folder,
@@ -24,7 +28,7 @@ use crate::{
 pub struct Sandbox {
     pub plan: SandboxPlan,
     pub folder: Folder,
-    /// Replaced as a whole; the record on disk is written first.
+    /// Replaced as a whole, by [`Index::set_status`]; the record on disk is written first.
     pub status: watch::Sender<SandboxStatus>,
     /// What was changed since it was run; on disk first.
     pub changes: watch::Sender<SandboxChanges>,
@@ -40,13 +44,20 @@ impl Sandbox {
         let status = self.status.borrow();
         let changes = self.changes.borrow().clone();
         let planned = &self.plan.config;
+        let config = match changes {
+            SandboxChanges {
+                overhead: None,
+                resources: None,
+            } => planned.clone(),
+            SandboxChanges { overhead, resources } => Arc::new(SandboxConfig {
+                overhead: overhead.or_else(|| planned.overhead.clone()),
+                resources: resources.or_else(|| planned.resources.clone()),
+                ..SandboxConfig::clone(planned)
+            }),
+        };
         SandboxView {
             id: self.plan.id.clone(),
-            config: SandboxConfig {
-                overhead: changes.overhead.or_else(|| planned.overhead.clone()),
-                resources: changes.resources.or_else(|| planned.resources.clone()),
-                ..planned.clone()
-            },
+            config,
             state: status.state,
             created_at: self.plan.created_at,
             ips: status.ips.clone(),
@@ -56,13 +67,17 @@ impl Sandbox {
 
 /// A container that a client was told of.
 pub struct Container {
+    /// What readers share.
+    pub facts: Arc<ContainerFacts>,
     pub plan: ContainerPlan,
     pub spec: ContainerSpec,
     pub folder: Folder,
-    /// Replaced as a whole; the record on disk is written first.
+    /// Replaced as a whole, by [`Index::set_state`]; the record on disk is written first.
     pub state: watch::Sender<ContainerState>,
+    /// Held from reading the state until its successor is recorded and published, so that no change is lost.
+    pub recording: Mutex<()>,
     /// The limits it has now; on disk first.
-    pub resources: watch::Sender<Resources>,
+    pub resources: watch::Sender<Arc<Resources>>,
     /// Whose turn it is to start, change or remove it.
     pub turn: tokio::sync::Mutex<()>,
     /// The earliest of the deadlines of the StopContainer calls under way, and whether the stop signal was sent.
@@ -71,28 +86,55 @@ pub struct Container {
     pub shim: Mutex<Option<Arc<Shim>>>,
     /// Where the time of CreateContainer went; empty after a restart of the daemon.
     pub stages: Stages,
+    /// What its writable layer takes; `None` until somebody measured it. Guards the value only.
+    pub layer: Mutex<Option<LayerUsage>>,
 }
 
 impl Container {
+    /// A container in `state`, whose shim nobody is connected to yet.
+    pub fn new(plan: ContainerPlan, spec: ContainerSpec, folder: Folder, state: ContainerState) -> Self {
+        let facts = ContainerFacts {
+            id: plan.id.clone(),
+            sandbox: plan.sandbox.clone(),
+            config: plan.config.clone(),
+            image_id: plan.image_id.clone(),
+            volume_images: plan.volume_images.clone(),
+            user: spec.user.clone(),
+            stop_signal: spec.stop_signal,
+            log: plan.log.clone(),
+            created_at: plan.created_at,
+            listed: OnceLock::new(),
+        };
+        Self {
+            facts: Arc::new(facts),
+            resources: watch::Sender::new(Arc::new(plan.config.resources.clone())),
+            plan,
+            spec,
+            folder,
+            state: watch::Sender::new(state),
+            recording: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            stopping: watch::Sender::new(None),
+            shim: Mutex::default(),
+            stages: Stages::new(),
+            layer: Mutex::default(),
+        }
+    }
+
     /// A snapshot for readers.
     pub fn view(&self) -> ContainerView {
         let state = self.state.borrow().clone();
         ContainerView {
-            id: self.plan.id.clone(),
-            sandbox: self.plan.sandbox.clone(),
-            config: ContainerConfig {
-                resources: self.resources.borrow().clone(),
-                ..self.plan.config.clone()
-            },
-            image_id: self.plan.image_id.clone(),
-            volume_images: self.plan.volume_images.clone(),
-            user: self.spec.user.clone(),
-            stop_signal: self.spec.stop_signal,
-            log: self.plan.log.clone(),
-            created_at: self.plan.created_at,
+            facts: self.facts.clone(),
+            resources: self.resources.borrow().clone(),
             pid: (!matches!(state, ContainerState::Exited { .. })).then_some(self.spec.init),
             state,
         }
+    }
+
+    /// What its writable layer took when it was measured last.
+    pub fn layer(&self) -> Option<LayerUsage> {
+        *self.layer.lock().expect("no panic while the value is held")
     }
 
     /// The shim's connection while the container's init is alive.
@@ -104,6 +146,7 @@ impl Container {
 /// All of them, by id.
 #[derive(Default)]
 pub struct Index {
+    journal: Journal,
     /// Guards the two tables; never held across an await.
     tables: RwLock<Tables>,
 }
@@ -115,20 +158,87 @@ struct Tables {
 }
 
 impl Index {
+    /// Everything that happens from now on.
+    pub fn listen(&self) -> Events {
+        self.journal.listen()
+    }
+
+    /// A sandbox that was run, or found by a starting daemon.
     pub fn insert_sandbox(&self, sandbox: Arc<Sandbox>) {
-        self.write().sandboxes.insert(sandbox.plan.id.clone(), sandbox);
+        let mut turn = self.journal.turn();
+        self.write().sandboxes.insert(sandbox.plan.id.clone(), sandbox.clone());
+        for kind in [EventKind::Created, EventKind::Started] {
+            turn.tell(kind, sandbox.plan.id.as_str(), |at| Some(self.pod_at(at, &sandbox)));
+        }
     }
 
+    /// A container that was created, or found by a starting daemon.
     pub fn insert_container(&self, container: Arc<Container>) {
-        self.write().containers.insert(container.plan.id.clone(), container);
+        let mut turn = self.journal.turn();
+        self.write()
+            .containers
+            .insert(container.plan.id.clone(), container.clone());
+        self.tell(&mut turn, EventKind::Created, &container);
     }
 
+    /// Publishes a sandbox's end: `status` is its last but for the removal.
+    pub fn set_status(&self, sandbox: &Sandbox, status: SandboxStatus) {
+        let mut turn = self.journal.turn();
+        sandbox.status.send_replace(status);
+        turn.tell(EventKind::Stopped, sandbox.plan.id.as_str(), |at| {
+            Some(self.pod_at(at, sandbox))
+        });
+    }
+
+    /// Publishes a container's next state. `kind` says what happened, if it is anything to tell.
+    pub fn set_state(&self, container: &Container, state: ContainerState, kind: Option<EventKind>) {
+        let mut turn = self.journal.turn();
+        container.state.send_replace(state);
+        if let Some(kind) = kind {
+            self.tell(&mut turn, kind, container);
+        }
+    }
+
+    /// A sandbox that is gone. It is told of as it was last.
     pub fn forget_sandbox(&self, id: &SandboxId) {
-        self.write().sandboxes.remove(id);
+        let mut turn = self.journal.turn();
+        let gone = self.write().sandboxes.remove(id);
+        if let Some(sandbox) = gone {
+            turn.tell(EventKind::Deleted, id.as_str(), |at| Some(self.pod_at(at, &sandbox)));
+        }
     }
 
+    /// A container that is gone.
     pub fn forget_container(&self, id: &ContainerId) {
-        self.write().containers.remove(id);
+        let mut turn = self.journal.turn();
+        let gone = self.write().containers.remove(id);
+        if let Some(container) = gone {
+            self.tell(&mut turn, EventKind::Deleted, &container);
+        }
+    }
+
+    /// A sandbox with its containers, all of one moment.
+    pub fn pod(&self, sandbox: &Sandbox) -> PodView {
+        let mut turn = self.journal.turn();
+        let at = turn.now();
+        self.pod_at(at, sandbox)
+    }
+
+    fn tell(&self, turn: &mut Turn<'_>, kind: EventKind, container: &Container) {
+        turn.tell(kind, container.plan.id.as_str(), |at| {
+            let sandbox = self.read().sandboxes.get(&container.plan.sandbox).cloned();
+            sandbox.map(|sandbox| self.pod_at(at, &sandbox))
+        });
+    }
+
+    fn pod_at(&self, at: Timestamp, sandbox: &Sandbox) -> PodView {
+        let mut containers: Vec<_> = self.containers_of(&sandbox.plan.id).iter().map(|c| c.view()).collect();
+        containers.sort_by_key(|view| std::cmp::Reverse(view.created_at));
+        PodView {
+            at,
+            sandbox: sandbox.view(),
+            containers,
+        }
     }
 
     /// The sandbox with `id`, or with the only id that begins with it.
@@ -208,60 +318,51 @@ impl Index {
             .collect()
     }
 
-    /// Sandboxes that match, newest first.
+    /// Sandboxes that match, newest first, as readers see them.
     pub fn sandboxes(&self, filter: &SandboxFilter) -> Vec<SandboxView> {
-        let tables = self.read();
-        let mut views: Vec<_> = tables
-            .sandboxes
-            .values()
-            .filter(|s| {
-                filter
-                    .id
-                    .as_ref()
-                    .is_none_or(|id| s.plan.id.as_str().starts_with(id.as_str()))
-            })
-            .filter(|s| filter.state.is_none_or(|state| s.status.borrow().state == state))
-            .filter(|s| {
-                filter
-                    .labels
-                    .iter()
-                    .all(|(k, v)| s.plan.config.labels.get(k) == Some(v))
-            })
-            .map(|s| s.view())
-            .collect();
-        views.sort_by_key(|v| std::cmp::Reverse(v.created_at));
-        views
+        self.find_sandboxes(filter)
+            .iter()
+            .map(|sandbox| sandbox.view())
+            .collect()
+    }
+
+    /// Sandboxes that match, newest first.
+    pub fn find_sandboxes(&self, filter: &SandboxFilter) -> Vec<Arc<Sandbox>> {
+        let matches = |s: &Arc<Sandbox>| {
+            starts(s.plan.id.as_str(), filter.id.as_deref())
+                && filter.state.is_none_or(|state| s.status.borrow().state == state)
+                && selects(&filter.labels, &s.plan.config.labels)
+        };
+        let mut found: Vec<_> = self.read().sandboxes.values().filter(|s| matches(s)).cloned().collect();
+        found.sort_by_key(|s| std::cmp::Reverse(s.plan.created_at));
+        found
+    }
+
+    /// Containers that match, newest first, as readers see them.
+    pub fn containers(&self, filter: &ContainerFilter) -> Vec<ContainerView> {
+        self.find_containers(filter)
+            .iter()
+            .map(|container| container.view())
+            .collect()
     }
 
     /// Containers that match, newest first.
-    pub fn containers(&self, filter: &ContainerFilter) -> Vec<ContainerView> {
-        let tables = self.read();
-        let mut views: Vec<_> = tables
+    pub fn find_containers(&self, filter: &ContainerFilter) -> Vec<Arc<Container>> {
+        let matches = |c: &Arc<Container>| {
+            starts(c.plan.id.as_str(), filter.id.as_deref())
+                && starts(c.plan.sandbox.as_str(), filter.sandbox.as_deref())
+                && filter.phase.is_none_or(|phase| c.state.borrow().phase() == phase)
+                && selects(&filter.labels, &c.plan.config.labels)
+        };
+        let mut found: Vec<_> = self
+            .read()
             .containers
             .values()
-            .filter(|c| {
-                filter
-                    .id
-                    .as_ref()
-                    .is_none_or(|id| c.plan.id.as_str().starts_with(id.as_str()))
-            })
-            .filter(|c| {
-                filter
-                    .sandbox
-                    .as_ref()
-                    .is_none_or(|id| c.plan.sandbox.as_str().starts_with(id.as_str()))
-            })
-            .filter(|c| filter.phase.is_none_or(|phase| c.state.borrow().phase() == phase))
-            .filter(|c| {
-                filter
-                    .labels
-                    .iter()
-                    .all(|(k, v)| c.plan.config.labels.get(k) == Some(v))
-            })
-            .map(|c| c.view())
+            .filter(|c| matches(c))
+            .cloned()
             .collect();
-        views.sort_by_key(|v| std::cmp::Reverse(v.created_at));
-        views
+        found.sort_by_key(|c| std::cmp::Reverse(c.plan.created_at));
+        found
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Tables> {
@@ -271,6 +372,16 @@ impl Index {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Tables> {
         self.tables.write().expect("no panic while the tables are held")
     }
+}
+
+/// Whether an id begins with what is asked for, if anything is.
+fn starts(id: &str, asked: Option<&str>) -> bool {
+    asked.is_none_or(|asked| id.starts_with(asked))
+}
+
+/// Whether every label asked for is there.
+fn selects(asked: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    asked.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 fn begins(id: &str, prefix: &str) -> bool {

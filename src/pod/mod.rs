@@ -16,10 +16,13 @@ mod checkpoint;
 mod connect;
 mod create;
 mod error;
+mod events;
 mod exec;
 mod flight;
 mod index;
+mod layers;
 mod log;
+mod meter;
 mod pins;
 mod records;
 mod recover;
@@ -27,6 +30,7 @@ mod remove;
 mod run;
 mod session;
 mod start;
+mod stats;
 mod stop;
 mod stop_sandbox;
 mod teardown;
@@ -38,12 +42,13 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use serde::{Deserialize, Serialize};
 
 pub use error::PodError;
+pub use events::Events;
 pub use exec::ExecOutput;
 pub use session::{Control, Input, Output, Session};
 pub use tickets::{StreamCall, StreamKind, Streams, Token};
@@ -52,8 +57,8 @@ use crate::{
     cgroup::Cgroups,
     image::{Images, snapshot::Snapshots},
     model::{
-        ContainerFilter, ContainerId, ContainerMetadata, ContainerView, SandboxFilter, SandboxId, SandboxMetadata,
-        SandboxView, Stages,
+        ContainerFilter, ContainerId, ContainerMetadata, ContainerView, DiskTotals, PodView, SandboxFilter, SandboxId,
+        SandboxMetadata, SandboxView, Stages,
     },
     net::Network,
     store::Shelf,
@@ -61,6 +66,7 @@ use crate::{
 };
 use flight::Flights;
 use index::Index;
+use meter::Meter;
 use tickets::Tickets;
 
 /// Node policy for pods.
@@ -115,6 +121,9 @@ struct Inner {
     index: Index,
     /// Why pods cannot have user namespaces of their own, if they cannot.
     no_user_namespaces: std::sync::OnceLock<Option<String>>,
+    meter: Meter,
+    /// The file system of the writable layers, as it was lately. Guards the value only.
+    disk: Mutex<DiskTotals>,
     runs: Flights<SandboxMetadata, SandboxId>,
     creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
     tickets: Tickets,
@@ -135,6 +144,11 @@ impl Pods {
             })?
             .trim()
             .to_owned();
+        let thread = |source| PodError::Io {
+            action: "start a thread that watches",
+            path: state.into(),
+            source,
+        };
         let inner = Inner {
             config,
             boot_id,
@@ -143,19 +157,24 @@ impl Pods {
             with,
             index: Index::default(),
             no_user_namespaces: std::sync::OnceLock::new(),
+            meter: Meter::start().map_err(thread)?,
+            disk: Mutex::default(),
             runs: Flights::default(),
             creates: Flights::default(),
             tickets: Tickets::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        inner.meter.watch(Arc::downgrade(&inner));
+        layers::watch(Arc::downgrade(&inner)).map_err(thread)?;
+        Ok(Self { inner })
     }
 
-    /// One sandbox. Source: CRI PodSandboxStatus.
+    /// One sandbox with its containers, as they were at one moment. Source: CRI PodSandboxStatus.
     ///
     /// # Errors
     /// [`PodError::NoSandbox`], [`PodError::Ambiguous`].
-    pub fn sandbox(&self, id: &str) -> Result<SandboxView, PodError> {
-        Ok(self.inner.index.sandbox(id)?.view())
+    pub fn pod(&self, id: &str) -> Result<PodView, PodError> {
+        Ok(self.inner.index.pod(&*self.inner.index.sandbox(id)?))
     }
 
     /// Sandboxes that match, newest first. Source: CRI ListPodSandbox.

@@ -3,7 +3,7 @@
 //! The plan names what will be made, before it is made; every other name follows from the id. A change here is a
 //! change of record version in `store`.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,9 @@ use crate::model::{
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SandboxPlan {
     pub id: SandboxId,
-    pub config: SandboxConfig,
+    /// Shared with every view of it.
+    #[serde(with = "shared")]
+    pub config: Arc<SandboxConfig>,
     pub created_at: Timestamp,
     /// The boot that it belongs to (`/proc/sys/kernel/random/boot_id`): a sandbox of another boot is dead.
     pub boot_id: String,
@@ -43,7 +45,9 @@ pub struct SandboxChanges {
 pub struct ContainerPlan {
     pub id: ContainerId,
     pub sandbox: SandboxId,
-    pub config: ContainerConfig,
+    /// Shared with every view of it.
+    #[serde(with = "shared")]
+    pub config: Arc<ContainerConfig>,
     pub image_id: ImageId,
     /// Of the mounts that show images, in their order.
     #[serde(default)]
@@ -88,4 +92,19 @@ pub struct ContainerStatus {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerChanges {
     pub resources: Resources,
+}
+
+/// A shared value is recorded as what it is.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, to: S) -> Result<S::Ok, S::Error> {
+        T::serialize(value, to)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<T>, D::Error> {
+        T::deserialize(from).map(Arc::new)
+    }
 }

@@ -9,7 +9,6 @@ use super::{
     records::{
         ContainerChanges, ContainerPlan, ContainerSpec, ContainerStatus, SandboxChanges, SandboxPlan, SandboxStatus,
     },
-    start,
     teardown::chain,
 };
 use crate::{
@@ -107,25 +106,19 @@ impl Inner {
         };
         self.hold_images(&plan);
         let changes = folder.read::<ContainerChanges>(Name::Changes)?;
-        let resources = changes.map_or_else(|| plan.config.resources.clone(), |changes| changes.resources);
-        let container = Arc::new(Container {
-            resources: tokio::sync::watch::Sender::new(resources),
-            plan,
-            spec,
-            folder: folder.clone(),
-            state: tokio::sync::watch::Sender::new(status.state.clone()),
-            turn: tokio::sync::Mutex::default(),
-            stopping: tokio::sync::watch::Sender::new(None),
-            shim: std::sync::Mutex::default(),
-            stages: Stages::new(),
-        });
+        let state = status.state.clone();
+        let container = Container::new(plan, spec, folder.clone(), state);
+        if let Some(changes) = changes {
+            container.resources.send_replace(Arc::new(changes.resources));
+        }
+        let container = Arc::new(container);
         self.index.insert_container(container.clone());
         if matches!(status.state, ContainerState::Exited { .. }) {
             return Ok(());
         }
         if status.state == ContainerState::Created && was_started(&container.spec) {
             // The message was sent and the daemon died before it wrote that down.
-            start::running(&container, Timestamp::now())?;
+            self.running(&container, Timestamp::now())?;
         }
         match Shim::connect(folder.path()) {
             Ok(shim) => self.watch(container, Arc::new(shim)),
@@ -142,7 +135,7 @@ impl Inner {
             .map(|view| LivePod {
                 id: view.id,
                 ips: view.ips,
-                port_mappings: view.config.port_mappings,
+                port_mappings: view.config.port_mappings.clone(),
             })
             .collect()
     }

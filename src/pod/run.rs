@@ -40,7 +40,7 @@ impl Inner {
         let id = SandboxId::random();
         let plan = SandboxPlan {
             id: id.clone(),
-            config,
+            config: Arc::new(config),
             created_at: Timestamp::now(),
             boot_id: self.boot_id.clone(),
         };
@@ -167,7 +167,7 @@ impl Inner {
 
 fn again(existing: &Sandbox, config: &SandboxConfig) -> Result<SandboxId, PodError> {
     let ready = existing.status.borrow().state == SandboxState::Ready;
-    if ready && existing.plan.config == *config {
+    if ready && *existing.plan.config == *config {
         Ok(existing.plan.id.clone())
     } else {
         Err(PodError::Exists {

@@ -1,8 +1,8 @@
 //! StartContainer: one message to the init that waits, and one record.
 
-use super::{PodError, Pods, blocking, index::Container, records::ContainerStatus};
+use super::{Inner, PodError, Pods, blocking, index::Container, records::ContainerStatus};
 use crate::{
-    model::{ContainerState, Timestamp},
+    model::{ContainerState, EventKind, Timestamp},
     store::Name,
     zygote,
 };
@@ -30,29 +30,39 @@ impl Pods {
         // Before the message: what ends at once must not have ended before it was started.
         let started_at = Timestamp::now();
         blocking(move || zygote::start(&dir, &id)).await?;
-        running(&container, started_at)
+        self.inner.running(&container, started_at)
     }
 }
 
-/// Records and publishes that init runs, unless it has exited meanwhile: the exit is told by the watcher.
-pub(super) fn running(container: &Container, started_at: Timestamp) -> Result<(), PodError> {
-    let state = ContainerState::Running { started_at };
-    let mut written = Ok(());
-    container.state.send_if_modified(|now| {
-        let created = matches!(now, ContainerState::Created);
-        match now {
-            ContainerState::Exited {
-                started_at: at @ None, ..
-            } => *at = Some(started_at),
-            ContainerState::Created => *now = state.clone(),
-            _ => return false,
-        }
-        written = container
-            .folder
-            .write(Name::Status, &ContainerStatus { state: now.clone() });
-        created
-    });
-    Ok(written?)
+impl Inner {
+    /// Records and publishes that init runs, unless it has exited meanwhile: the exit is told by the watcher.
+    pub(super) fn running(&self, container: &Container, started_at: Timestamp) -> Result<(), PodError> {
+        self.advance(container, |now| match now {
+            ContainerState::Created => Some((ContainerState::Running { started_at }, Some(EventKind::Started))),
+            ContainerState::Exited { started_at: None, exit } => {
+                let (started_at, exit) = (Some(started_at), exit.clone());
+                Some((ContainerState::Exited { started_at, exit }, None))
+            }
+            _ => None,
+        })
+    }
+
+    /// Takes a container to its next state: records it, publishes it and tells it. `next` answers `None` when there is
+    /// nothing to change. What cannot be recorded is published all the same.
+    pub(super) fn advance(
+        &self,
+        container: &Container,
+        next: impl FnOnce(&ContainerState) -> Option<(ContainerState, Option<EventKind>)>,
+    ) -> Result<(), PodError> {
+        let _recording = container.recording.lock().expect("no panic while a state is recorded");
+        let Some((state, kind)) = next(&container.state.borrow()) else {
+            return Ok(());
+        };
+        let status = ContainerStatus { state };
+        let written = container.folder.write(Name::Status, &status);
+        self.index.set_state(container, status.state, kind);
+        Ok(written?)
+    }
 }
 
 enum Admit {

@@ -67,7 +67,7 @@ impl Inner {
             reaper: None,
         };
         sandbox.folder.write(Name::Status, &status)?;
-        sandbox.status.send_replace(status);
+        self.index.set_status(sandbox, status);
         Ok(())
     }
 }

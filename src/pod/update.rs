@@ -1,5 +1,7 @@
 //! UpdateContainerResources and UpdatePodSandboxResources: limits changed in place, on record before they are told.
 
+use std::sync::Arc;
+
 use super::{
     PodError, Pods, blocking,
     records::{ContainerChanges, SandboxChanges},
@@ -44,7 +46,7 @@ impl Pods {
         })
         .await?;
         tracing::info!(container = %container.plan.id, ?change, "limits changed");
-        container.resources.send_replace(resources);
+        container.resources.send_replace(Arc::new(resources));
         Ok(())
     }
 

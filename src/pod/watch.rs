@@ -1,13 +1,15 @@
 //! From a container's exit to its record: one task per live container.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use super::{Inner, PodError, blocking, index::Container, records::ContainerStatus, teardown::chain};
+use super::{Inner, PodError, blocking, index::Container, teardown::chain};
 use crate::{
-    model::{ContainerState, Exit, Timestamp},
+    model::{ContainerState, EventKind, Exit, Timestamp},
     shim::{self, Shim},
-    store::Name,
 };
+
+/// How long an exit may wait for the StartContainer under way.
+const START_FIRST: Duration = Duration::from_secs(1);
 
 impl Inner {
     /// Waits for the shim's word, then settles the container.
@@ -34,19 +36,15 @@ impl Inner {
         if let Err(error) = blocking(move || cgroups.remove(&path)).await {
             tracing::warn!(container = %container.plan.id, error = %chain(&error), "cannot remove the cgroup");
         }
-        let mut written = Ok(());
-        container.state.send_modify(|state| {
-            let started_at = match *state {
+        // A start under way tells first that it has started; one that hangs does not keep the exit back for long.
+        let _turn = tokio::time::timeout(START_FIRST, container.turn.lock()).await;
+        let written = self.advance(container, |now| {
+            let started_at = match *now {
                 ContainerState::Running { started_at } => Some(started_at),
                 _ => None,
             };
-            *state = ContainerState::Exited {
-                started_at,
-                exit: exit.clone(),
-            };
-            written = container
-                .folder
-                .write(Name::Status, &ContainerStatus { state: state.clone() });
+            let exit = exit.clone();
+            Some((ContainerState::Exited { started_at, exit }, Some(EventKind::Stopped)))
         });
         if let Err(error) = written {
             tracing::error!(container = %container.plan.id, error = %chain(&error), "exit not recorded");

@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod capset;
+pub mod device;
 pub mod fdpass;
 pub mod fork;
 pub mod mount;

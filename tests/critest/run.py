@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Runs critest's groups against a private daemon and a private registry.
+"""Runs critest against a private daemon and a private registry, or against a daemon that runs already.
 
-    tests/critest/run.py [--pending | --benchmark] [--parallel N] [--websocket] [--inro FILE] [--keep] [GROUP...]
+    tests/critest/run.py [--benchmark] [--parallel N] [--websocket] [--focus REGEXP] [--inro FILE | --endpoint URL] [--keep]
 
-Prints each failure with its message and, at the end, `N passed, N failed, N skipped`.
-A spec listed in `pending` is left out and counts as skipped; any other failure is one.
+All specs but the benchmarks, unless told otherwise. Prints each failure with its message, what critest skipped and why,
+and, at the end, `N passed, N failed, N skipped`.
 """
 
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -31,15 +30,17 @@ PINNED = b"9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
 
 def main():
     arguments = parse_arguments()
-    pending = {} if arguments.benchmark else read_pending()
     work = tempfile.mkdtemp(prefix="critest-")
     processes = []
     try:
-        port = free_port()
-        processes.append(start_registry(work, port))
-        processes.append(start_daemon(work, port, arguments.inro))
-        report = run_critest(work, arguments, selection(arguments, pending) + transports(arguments))
-        passed, failed, skipped = judge(report, pending, arguments)
+        endpoint = arguments.endpoint
+        if not endpoint:
+            port = free_port()
+            processes.append(start_registry(work, port))
+            processes.append(start_daemon(work, port, arguments.inro))
+            endpoint = f"unix://{work}/inro.sock"
+        report = run_critest(work, endpoint, arguments)
+        passed, failed, skipped = judge(report, arguments)
     finally:
         for process in reversed(processes):
             process.send_signal(signal.SIGTERM)
@@ -54,48 +55,24 @@ def main():
 
 def parse_arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pending", action="store_true", help="run the pending specs, and nothing else")
     parser.add_argument("--benchmark", action="store_true", help="run the benchmark specs, and nothing else")
     parser.add_argument("--parallel", type=int, default=1, help="how many specs at once")
     parser.add_argument("--inro", default=f"{TARGET}/{os.uname().machine}-unknown-linux-musl/release/inro")
     parser.add_argument("--keep", action="store_true", help="leave logs and report behind")
     parser.add_argument("--websocket", action="store_true", help="stream over WebSocket instead of SPDY")
-    parser.add_argument("--focus", help="a regexp instead of groups")
-    parser.add_argument("groups", nargs="*")
+    parser.add_argument("--focus", help="a regexp that the specs' names match")
+    parser.add_argument("--endpoint", help="a daemon that runs already, with the tests' registry behind it")
     return parser.parse_args()
 
 
-def lines(path):
-    text = open(f"{HERE}/{path}").read().splitlines()
-    return [line.strip() for line in text if line.strip() and not line.startswith("#")]
-
-
-def read_pending():
-    """Spec names and why each does not pass."""
-    return {name.strip(): reason.strip() for name, reason in (line.rsplit(" | ", 1) for line in lines("pending"))}
-
-
-def selection(arguments, pending):
-    """critest's arguments that choose the specs. What they are matched with has the suite's name before the spec's."""
+def selection(arguments):
+    """critest's arguments that choose specs, and the way they stream; without any that is SPDY."""
+    chosen = [f"-websocket-{call}" for call in ("exec", "attach", "portforward") if arguments.websocket]
+    if arguments.parallel > 1:
+        chosen.append(f"--parallel={arguments.parallel}")
     if arguments.benchmark:
-        return ["--benchmark", f"--benchmarking-params-file={HERE}/benchmark.yaml"]
-    if arguments.pending:
-        return [f"--ginkgo.focus={go_escape(name)}$" for name in pending]
-    groups = dict(line.split(None, 1) for line in lines("groups"))
-    focus = [groups[name] for name in arguments.groups] or list(groups.values())
-    if arguments.focus:
-        focus = [arguments.focus]
-    chosen = [f"--ginkgo.focus={regexp}" for regexp in focus]
-    return chosen + [f"--ginkgo.skip={go_escape(name)}$" for name in pending]
-
-
-def transports(arguments):
-    """critest's arguments for the way it streams; without any it is SPDY."""
-    return [f"-websocket-{call}" for call in ("exec", "attach", "portforward") if arguments.websocket]
-
-
-def go_escape(text):
-    return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", text)
+        return [*chosen, "--benchmark", f"--benchmarking-params-file={HERE}/benchmark.yaml"]
+    return [*chosen, f"--ginkgo.focus={arguments.focus}"] if arguments.focus else chosen
 
 
 def free_port():
@@ -148,19 +125,17 @@ def wait_until(ready, process, what, log):
     sys.exit(f"critest: {what} is not ready after 10 s:\n{open(log).read()}")
 
 
-def run_critest(work, arguments, chosen):
+def run_critest(work, endpoint, arguments):
     with open(f"{IMAGES}/images.json") as file:
         ours = json.load(file)["critest-digest"].split(":")[1].encode()
     with open(f"{TOOLS}/critest", "rb") as original, open(f"{work}/critest", "wb") as copy:
         copy.write(original.read().replace(PINNED, ours))
     os.chmod(f"{work}/critest", 0o755)
-    socket_ = f"unix://{work}/inro.sock"
-    parallel = [f"--parallel={arguments.parallel}"] if arguments.parallel > 1 else []
     with open(f"{work}/critest.log", "w") as log:
         subprocess.run(
-            [f"{work}/critest", f"--runtime-endpoint={socket_}", f"--image-endpoint={socket_}", "--ginkgo.no-color",
+            [f"{work}/critest", f"--runtime-endpoint={endpoint}", f"--image-endpoint={endpoint}", "--ginkgo.no-color",
              "--runtime-service-timeout=60s", "--image-service-timeout=60s",
-             f"--ginkgo.json-report={work}/report.json", "--ginkgo.timeout=30m", *parallel, *chosen],
+             f"--ginkgo.json-report={work}/report.json", "--ginkgo.timeout=30m", *selection(arguments)],
             stdout=log, stderr=log, cwd=work, env={**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}"})
     if not os.path.exists(f"{work}/report.json"):
         sys.exit(f"critest: no report:\n{open(f'{work}/critest.log').read()[-4000:]}")
@@ -168,7 +143,7 @@ def run_critest(work, arguments, chosen):
         return json.load(file)[0]["SpecReports"]
 
 
-def judge(report, pending, arguments):
+def judge(report, arguments):
     """Counts, and says what failed and what was skipped, and why."""
     passed = failed = skipped = 0
     for spec in report:
@@ -177,16 +152,11 @@ def judge(report, pending, arguments):
         if spec["State"] == "passed":
             if spec["LeafNodeType"] == "It":
                 passed += 1
-                if arguments.pending:
-                    print(f"critest: passes now: {name}")
         elif spec["State"] in ("skipped", "pending"):
             # Without a message it was not selected at all.
             if failure and ("benchmark" in name) == arguments.benchmark:
                 skipped += 1
                 print(f"critest: skipped: {name}: {failure}")
-            elif name in pending and not arguments.pending:
-                skipped += 1
-                print(f"critest: pending: {name}: {pending[name]}")
         else:
             failed += 1
             print(f"critest: FAILED: {name} ({spec['RunTime'] / 1e9:.1f} s)")

@@ -148,40 +148,63 @@ fn a_created_container_can_be_started_by_the_next_daemon() {
     assert_eq!(container.logged(), "started\n");
 }
 
-/// Pids, with states, of processes that were started as `sleep <seconds>`, and of the keepers of execs.
-fn of_execs(seconds: &str) -> Vec<(u32, char)> {
-    let wanted = format!("sleep\0{seconds}\0");
+/// A process as /proc tells it; a zombie has no command.
+struct Process {
+    pid: u32,
+    parent: u32,
+    name: String,
+    command: String,
+}
+
+fn processes() -> Vec<Process> {
     let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid: u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
         let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
-        (command == wanted || name == "inro-exec").then(|| (pid, rest.chars().next().unwrap_or('?')))
+        Some(Process {
+            pid,
+            parent: rest.split(' ').nth(1)?.parse().ok()?,
+            name: name.to_owned(),
+            command: std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?,
+        })
     })
     .collect()
 }
 
 #[test]
 fn an_exec_dies_with_its_daemon_and_its_container_lives() {
+    const SLEEPER: &str = "sleep\x002718\x00";
     let mut node = Node::start();
     node.pull("shell");
     let pod = node.pod(|_| {});
     let container = pod.run_container("shell", &["sleep", "1000"]);
     let pid = container.pid();
-    let before = of_execs("2718").len();
     let client = thread::spawn({
         let container = container.clone();
-        move || container.try_exec(&["sh", "-c", "sleep 2718 & setsid sleep 2718 & sleep 2718"], 60)
+        move || container.try_exec(&["sh", "-c", "sleep 2718 & setsid sleep 2718 & sleep 2718; true"], 60)
     });
-    eventually("three sleepers and their keeper", Duration::from_secs(10), || {
-        (of_execs("2718").len() == before + 4).then_some(())
+    let (command, keeper) = eventually("three sleepers of one shell", Duration::from_secs(10), || {
+        let all = processes();
+        let sleepers: Vec<_> = all.iter().filter(|process| process.command == SLEEPER).collect();
+        let shell = all
+            .iter()
+            .find(|process| process.pid == sleepers.first().map_or(0, |s| s.parent))?;
+        (sleepers.len() == 3).then_some((shell.pid, shell.parent))
     });
+    let named = |pid: u32| {
+        processes()
+            .into_iter()
+            .find(|process| process.pid == pid)
+            .map(|process| process.name)
+    };
+    assert_eq!(named(keeper).as_deref(), Some("inro-exec"));
     node.daemon.kill9();
     assert!(client.join().expect("a client").is_err());
-    // Not even as zombies.
+    // The command and its keeper are gone, not even zombies; what the command had started is its container's to reap.
     eventually("their end", Duration::from_secs(10), || {
-        (of_execs("2718").len() == before).then_some(())
+        let sleeping = processes().iter().any(|process| process.command == SLEEPER);
+        (!sleeping && named(command).is_none() && named(keeper).is_none()).then_some(())
     });
     node.daemon.restart();
     assert_eq!(container.pid(), pid);

@@ -32,6 +32,26 @@ pub fn sandbox_filter(filter: Option<wire::PodSandboxFilter>) -> Parsed<SandboxF
     })
 }
 
+/// Of those that are ready: a sandbox that is not uses nothing.
+pub fn sandbox_stats_filter(filter: Option<wire::PodSandboxStatsFilter>) -> SandboxFilter {
+    let filter = filter.unwrap_or_default();
+    SandboxFilter {
+        id: some(filter.id),
+        state: Some(SandboxState::Ready),
+        labels: filter.label_selector.into_iter().collect(),
+    }
+}
+
+pub fn container_stats_filter(filter: Option<wire::ContainerStatsFilter>) -> ContainerFilter {
+    let filter = filter.unwrap_or_default();
+    ContainerFilter {
+        id: some(filter.id),
+        sandbox: some(filter.pod_sandbox_id),
+        phase: None,
+        labels: filter.label_selector.into_iter().collect(),
+    }
+}
+
 /// `None`: nothing can match (the unknown state, which no container of ours has).
 pub fn container_filter(filter: Option<wire::ContainerFilter>) -> Parsed<Option<ContainerFilter>> {
     let Some(filter) = filter else {

@@ -10,7 +10,7 @@ mod test;
 mod update;
 
 pub use container::{container, resources};
-pub use filter::{container_filter, sandbox_filter};
+pub use filter::{container_filter, container_stats_filter, sandbox_filter, sandbox_stats_filter};
 pub use sandbox::sandbox;
 pub use stream::{attach, exec, port_forward};
 pub use update::{checkpoint, pod_cidr, update_container, update_sandbox};

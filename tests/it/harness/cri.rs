@@ -5,6 +5,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
@@ -63,6 +64,12 @@ calls! { RuntimeServiceClient:
     checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
     checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
     restore_pod(RestorePodRequest) -> RestorePodResponse;
+    container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+    list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+    list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
 }
 
 calls! { ImageServiceClient:
@@ -73,15 +80,74 @@ calls! { ImageServiceClient:
     image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
 }
 
+/// Calls that answer with a stream, read to its end.
+macro_rules! streams {
+    ($service:ident: $($name:ident($request:ident) -> $reply:ident;)*) => {
+        impl Cri {
+            $(pub fn $name(&self, request: v1::$request) -> Result<Vec<v1::$reply>, Status> {
+                let channel = self.channel();
+                runtime().block_on(async move {
+                    let mut stream = $service::new(channel.await?).$name(request).await?.into_inner();
+                    let mut replies = Vec::new();
+                    while let Some(reply) = stream.message().await? {
+                        replies.push(reply);
+                    }
+                    Ok(replies)
+                })
+            })*
+        }
+    };
+}
+
+streams! { RuntimeServiceClient:
+    stream_pod_sandboxes(StreamPodSandboxesRequest) -> StreamPodSandboxesResponse;
+    stream_containers(StreamContainersRequest) -> StreamContainersResponse;
+    stream_container_stats(StreamContainerStatsRequest) -> StreamContainerStatsResponse;
+    stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> StreamPodSandboxStatsResponse;
+    stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> StreamPodSandboxMetricsResponse;
+}
+
+streams! { ImageServiceClient:
+    stream_images(StreamImagesRequest) -> StreamImagesResponse;
+}
+
+/// GetContainerEvents, read as the test likes.
+pub struct EventStream(tonic::Streaming<v1::ContainerEventResponse>);
+
+impl EventStream {
+    /// The next event, waited for at most this long; `None` at the end of the stream.
+    pub fn next(&mut self, limit: Duration) -> Result<Option<v1::ContainerEventResponse>, Status> {
+        let message = async { tokio::time::timeout(limit, self.0.message()).await };
+        let message = runtime().block_on(message);
+        message.unwrap_or_else(|_| panic!("no event within {limit:?}"))
+    }
+}
+
 impl Cri {
+    /// Listens from now on.
+    pub fn events(&self) -> EventStream {
+        // Small, so that a stream that nobody reads is soon full.
+        let channel = self.channel_with(Some(65_535));
+        let stream = runtime().block_on(async move {
+            let mut client = RuntimeServiceClient::new(channel.await?);
+            client.get_container_events(v1::GetEventsRequest {}).await
+        });
+        EventStream(stream.expect("events").into_inner())
+    }
+
     pub fn new(socket: &Path) -> Cri {
         Cri { socket: socket.into() }
     }
 
     fn channel(&self) -> impl Future<Output = Result<Channel, Status>> + use<> {
+        self.channel_with(None)
+    }
+
+    fn channel_with(&self, window: Option<u32>) -> impl Future<Output = Result<Channel, Status>> + use<> {
         let socket: PathBuf = self.socket.as_ref().into();
         async move {
             Endpoint::from_static("http://inro.invalid")
+                .initial_stream_window_size(window)
                 .connect_with_connector(tower::service_fn(move |_| {
                     let socket = socket.clone();
                     async move { UnixStream::connect(socket).await.map(TokioIo::new) }

@@ -12,19 +12,18 @@ pub mod registry;
 pub mod websocket;
 
 use std::{
-    cell::OnceCell,
     fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, OnceLock},
     thread,
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-pub use cri::{Cri, v1};
+pub use cri::{Cri, EventStream, v1};
 pub use daemon::{Daemon, inro, signal};
 pub use ledger::{Ledger, hierarchies};
 pub use pod::{Container, Pod, own_network};
@@ -34,7 +33,7 @@ use registry::Registry;
 pub struct Node {
     pub cri: Cri,
     pub daemon: Daemon,
-    registry: OnceCell<Registry>,
+    registry: OnceLock<Registry>,
     ledger: Ledger,
     dir: TempDir,
     /// Tests look at the whole host, so one runs at a time.
@@ -66,7 +65,7 @@ impl Node {
         Node {
             cri,
             daemon,
-            registry: OnceCell::new(),
+            registry: OnceLock::new(),
             ledger,
             dir,
             _alone: alone,

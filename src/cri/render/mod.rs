@@ -1,8 +1,19 @@
 //! Model values to wire messages.
 
-use std::{collections::HashMap, path::Path};
+mod event;
+mod metrics;
+mod usage;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
 use inro_proto as wire;
+
+pub use event::event;
+pub use metrics::{metric_descriptors, pod_metrics};
+pub use usage::{container_stats, sandbox_stats};
 
 use crate::{
     cri::signal_number,
@@ -13,23 +24,23 @@ use crate::{
     },
 };
 
-pub fn sandbox(view: SandboxView) -> wire::PodSandbox {
+pub fn sandbox(view: &SandboxView) -> wire::PodSandbox {
     wire::PodSandbox {
         id: view.id.to_string(),
-        metadata: Some(sandbox_metadata(&view)),
+        metadata: Some(sandbox_metadata(view)),
         state: sandbox_state(view.state).into(),
         created_at: view.created_at.0,
-        labels: view.config.labels.into_iter().collect(),
-        annotations: view.config.annotations.into_iter().collect(),
-        runtime_handler: view.config.runtime_handler,
+        labels: strings(&view.config.labels),
+        annotations: strings(&view.config.annotations),
+        runtime_handler: view.config.runtime_handler.clone(),
     }
 }
 
-pub fn sandbox_status(view: SandboxView) -> wire::PodSandboxStatus {
+pub fn sandbox_status(view: &SandboxView) -> wire::PodSandboxStatus {
     let mut ips = view.ips.iter().map(ToString::to_string);
     wire::PodSandboxStatus {
         id: view.id.to_string(),
-        metadata: Some(sandbox_metadata(&view)),
+        metadata: Some(sandbox_metadata(view)),
         state: sandbox_state(view.state).into(),
         created_at: view.created_at.0,
         network: Some(wire::PodSandboxNetworkStatus {
@@ -41,10 +52,14 @@ pub fn sandbox_status(view: SandboxView) -> wire::PodSandboxStatus {
                 options: Some(namespaces(&view.config.namespaces)),
             }),
         }),
-        labels: view.config.labels.into_iter().collect(),
-        annotations: view.config.annotations.into_iter().collect(),
-        runtime_handler: view.config.runtime_handler,
+        labels: strings(&view.config.labels),
+        annotations: strings(&view.config.annotations),
+        runtime_handler: view.config.runtime_handler.clone(),
     }
+}
+
+fn strings(map: &BTreeMap<String, String>) -> HashMap<String, String> {
+    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 fn sandbox_metadata(view: &SandboxView) -> wire::PodSandboxMetadata {
@@ -104,22 +119,33 @@ fn user_namespace(user: Option<&UserNamespace>) -> wire::UserNamespace {
     }
 }
 
-pub fn container(view: ContainerView) -> wire::Container {
+pub fn container(view: &ContainerView) -> wire::Container {
     wire::Container {
         id: view.id.to_string(),
         pod_sandbox_id: view.sandbox.to_string(),
-        metadata: Some(container_metadata(&view)),
-        image: Some(image_spec(&view)),
+        metadata: Some(container_metadata(view)),
+        image: Some(image_spec(view)),
         image_ref: view.image_id.to_string(),
         state: container_state(&view.state).into(),
         created_at: view.created_at.0,
-        labels: view.config.labels.into_iter().collect(),
-        annotations: view.config.annotations.into_iter().collect(),
-        image_id: view.image_id.0,
+        labels: strings(&view.config.labels),
+        annotations: strings(&view.config.annotations),
+        image_id: view.image_id.0.clone(),
     }
 }
 
-pub fn container_status(view: ContainerView) -> wire::ContainerStatus {
+/// The same as [`container`], encoded; what never changes of it only once.
+pub fn encoded_container(view: &ContainerView) -> wire::EncodedContainer {
+    let fixed = view
+        .listed
+        .get_or_init(|| wire::EncodedContainer::fixed(container(view)));
+    wire::EncodedContainer {
+        fixed: fixed.clone(),
+        state: container_state(&view.state).into(),
+    }
+}
+
+pub fn container_status(view: &ContainerView) -> wire::ContainerStatus {
     let (started_at, exit) = match &view.state {
         ContainerState::Created => (None, None),
         ContainerState::Running { started_at } => (Some(*started_at), None),
@@ -128,31 +154,31 @@ pub fn container_status(view: ContainerView) -> wire::ContainerStatus {
     let time = |time: Option<Timestamp>| time.map_or(0, |time| time.0);
     wire::ContainerStatus {
         id: view.id.to_string(),
-        metadata: Some(container_metadata(&view)),
+        metadata: Some(container_metadata(view)),
         state: container_state(&view.state).into(),
         created_at: view.created_at.0,
         started_at: time(started_at),
         finished_at: exit.as_ref().map_or(0, |exit| exit.finished_at.0),
         exit_code: exit.as_ref().map_or(0, |exit| exit.code),
-        image: Some(image_spec(&view)),
+        image: Some(image_spec(view)),
         image_ref: view.image_id.to_string(),
         reason: exit.as_ref().map(|exit| exit.reason.clone()).unwrap_or_default(),
         message: exit.map(|exit| exit.message).unwrap_or_default(),
-        mounts: mounts(&view),
+        mounts: mounts(view),
         log_path: view
             .log
             .as_ref()
             .map(|log| log.display().to_string())
             .unwrap_or_default(),
         resources: Some(wire::ContainerResources {
-            linux: Some(resources(&view.config.resources)),
+            linux: Some(resources(&view.resources)),
             windows: None,
         }),
         user: Some(user(&view.user)),
         stop_signal: stop_signal(view.stop_signal),
-        labels: view.config.labels.into_iter().collect(),
-        annotations: view.config.annotations.into_iter().collect(),
-        image_id: view.image_id.0,
+        labels: strings(&view.config.labels),
+        annotations: strings(&view.config.annotations),
+        image_id: view.image_id.0.clone(),
     }
 }
 
@@ -290,7 +316,7 @@ pub fn container_info(view: &ContainerView, stages: &Stages) -> HashMap<String, 
     let info = serde_json::json!({
         "sandboxID": view.sandbox,
         "pid": view.pid.unwrap_or(0),
-        "config": view.config,
+        "config": &*view.config,
         "user": view.user,
         "stagesMs": milliseconds(stages),
     });
@@ -309,7 +335,7 @@ pub fn runtime_info(root: &Path) -> HashMap<String, String> {
 
 /// The verbose part of a sandbox's status.
 pub fn sandbox_info(view: &SandboxView, stages: &Stages) -> HashMap<String, String> {
-    let info = serde_json::json!({ "config": view.config, "ips": view.ips, "stagesMs": milliseconds(stages) });
+    let info = serde_json::json!({ "config": &*view.config, "ips": view.ips, "stagesMs": milliseconds(stages) });
     HashMap::from([("info".to_owned(), info.to_string())])
 }
 

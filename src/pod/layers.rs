@@ -1,0 +1,91 @@
+//! How large the writable layers are: found out in the background, never in a call.
+//!
+//! One thread counts one layer after the other. It works a tenth of the time at most, so a container with millions of
+//! files costs the node little and is only told of later. A layer is counted every ten seconds or so while its container
+//! lives, and once more after its end.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Inner, index::Container, teardown::chain};
+use crate::model::{ContainerId, ContainerState};
+
+/// How often it looks for layers to count.
+const ROUND: Duration = Duration::from_secs(1);
+/// From one count of a layer to the next.
+const EVERY: Duration = Duration::from_secs(10);
+/// For each moment of work so many of rest.
+const REST: u32 = 9;
+const STACK: usize = 256 << 10;
+
+/// When a layer's turn comes again.
+enum Next {
+    At(Instant),
+    /// Its container had ended before it was counted last.
+    Never,
+}
+
+/// Starts the thread; it ends with the pods.
+///
+/// # Errors
+/// Those of making a thread.
+pub fn watch(pods: Weak<Inner>) -> io::Result<()> {
+    let thread = thread::Builder::new().name("layers".into()).stack_size(STACK);
+    thread.spawn(move || {
+        let mut turns = HashMap::new();
+        while let Some(inner) = pods.upgrade() {
+            inner.count_layers(&mut turns);
+            drop(inner);
+            thread::sleep(ROUND);
+        }
+    })?;
+    Ok(())
+}
+
+impl Inner {
+    fn count_layers(&self, turns: &mut HashMap<ContainerId, Next>) {
+        match self.with.snapshots.disk() {
+            Ok(disk) => *self.disk.lock().expect("no panic while the value is held") = disk,
+            Err(error) => tracing::debug!(error = %chain(&error), "cannot examine the disk"),
+        }
+        let containers = self.index.find_containers(&Default::default());
+        let mut before = std::mem::take(turns);
+        for container in containers {
+            let next = match before.remove(&container.plan.id) {
+                Some(Next::Never) => Next::Never,
+                Some(Next::At(at)) if at > Instant::now() && !has_ended(&container) => Next::At(at),
+                _ => self.count_layer(&container),
+            };
+            turns.insert(container.plan.id.clone(), next);
+        }
+    }
+
+    fn count_layer(&self, container: &Arc<Container>) -> Next {
+        let ended = has_ended(container);
+        let (begin, mut resumed) = (Instant::now(), Instant::now());
+        let measured = self.with.snapshots.measure(&container.plan.id, || {
+            thread::sleep(resumed.elapsed() * REST);
+            resumed = Instant::now();
+        });
+        thread::sleep(resumed.elapsed() * REST);
+        match measured {
+            Ok(usage) => *container.layer.lock().expect("no panic while the value is held") = Some(usage),
+            // Removed meanwhile, or busy moving folders: what was known stays, with its time.
+            Err(error) => tracing::debug!(container = %container.plan.id, error = %chain(&error), "layer not counted"),
+        }
+        if ended {
+            Next::Never
+        } else {
+            Next::At(begin + EVERY.max(begin.elapsed() * 2))
+        }
+    }
+}
+
+fn has_ended(container: &Container) -> bool {
+    matches!(*container.state.borrow(), ContainerState::Exited { .. })
+}
