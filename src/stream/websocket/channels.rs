@@ -49,6 +49,8 @@ pub struct Receiver {
     channel: Option<u8>,
     /// Of it: base64 that is not a whole group of four yet, or the channel that it closes.
     rest: Vec<u8>,
+    /// Base64 of it has ended: nothing may follow its padding.
+    padded: bool,
 }
 
 impl Receiver {
@@ -58,6 +60,7 @@ impl Receiver {
             decoder: Decoder::default(),
             channel: None,
             rest: Vec::new(),
+            padded: false,
         }
     }
 
@@ -113,9 +116,12 @@ impl Receiver {
     fn decode(&mut self, piece: &[u8], last: bool) -> Result<Bytes, ChannelError> {
         self.rest.extend_from_slice(piece);
         let whole = self.rest.len() - self.rest.len() % 4;
-        if last && whole != self.rest.len() {
+        let padded = self.rest[..whole].ends_with(b"=");
+        let follows = (self.padded && !self.rest.is_empty()) || (padded && whole != self.rest.len());
+        if follows || (last && whole != self.rest.len()) {
             return Err(ChannelError::Base64);
         }
+        self.padded = !last && (self.padded || padded);
         let bytes = BASE64_STANDARD
             .decode(&self.rest[..whole])
             .map_err(|_| ChannelError::Base64)?;
@@ -214,9 +220,11 @@ mod test {
             })
             .collect();
         assert_eq!(joined, b"{\"Width\":1}");
-        for wrong in [&b"4eyJ="[..], b"4ey", b"4!!!!"] {
+        for wrong in [&b"4eyJ="[..], b"4ey", b"4!!!!", b"4eA==eyJX"] {
             assert_eq!(events(Form::Base64, message(1, &[wrong])), Err(ChannelError::Base64));
         }
+        let after_the_end = message(1, &[b"4eA==", b"eyJX"]);
+        assert_eq!(events(Form::Base64, after_the_end), Err(ChannelError::Base64));
         assert_eq!(
             events(Form::Base64, message(1, &[b"x"])),
             Err(ChannelError::Channel('x'))
