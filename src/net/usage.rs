@@ -2,11 +2,14 @@
 
 use std::{
     fs, io,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use crate::model::{InterfaceUsage, Traffic};
 
@@ -16,15 +19,23 @@ use crate::model::{InterfaceUsage, Traffic};
 /// An error is that of open(2), setns(2) or of reading the interfaces of one namespace; a pod on the host's network has
 /// no namespace at its path.
 pub fn interfaces_of(namespaces: &[PathBuf]) -> Vec<io::Result<Vec<InterfaceUsage>>> {
-    let read = || namespaces.iter().map(|path| enter_and_read(path)).collect();
+    let read = || {
+        let own = fs::File::open("/proc/thread-self");
+        let read = |path: &PathBuf| match &own {
+            Ok(own) => enter_and_read(path, own.as_fd()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        namespaces.iter().map(read).collect()
+    };
     std::thread::scope(|scope| scope.spawn(read).join()).unwrap_or_default()
 }
 
-fn enter_and_read(namespace: &Path) -> io::Result<Vec<InterfaceUsage>> {
+/// `own` is the calling thread's folder of /proc: what is below its `net` is of the namespace that the thread is in.
+fn enter_and_read(namespace: &Path, own: BorrowedFd<'_>) -> io::Result<Vec<InterfaceUsage>> {
     let file = fs::File::open(namespace)?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-    // `/proc/net` is the namespace of the process, not of the thread.
-    Ok(parse(&fs::read_to_string("/proc/thread-self/net/dev")?))
+    let dev = openat(own, "net/dev", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(parse(&io::read_to_string(fs::File::from(dev))?))
 }
 
 /// Source: proc_pid_net(5), `dev`: two lines of headings, then for each interface what it received and what it sent.

@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// Threads that read for one call at most.
-const READERS: usize = 4;
+const READERS: usize = 2;
 /// Pods that are not worth a further thread.
-const FEW: usize = 16;
+const FEW: usize = 32;
 
 impl Pods {
     /// What a container uses. Source: CRI ContainerStats.

@@ -4,15 +4,15 @@
 //! means. Sources: kernel "Memory Resource Controller", "CPU Accounting Controller", "Block IO Controller" (v1) and
 //! "Control Group v2".
 
+mod folder;
 mod parse;
 mod processes;
 mod v1;
 mod v2;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
+
+use folder::Folder;
 
 use super::{Cgroups, below, files, hierarchy::Hierarchy};
 use crate::{
@@ -27,7 +27,7 @@ impl Cgroups {
         let at = Timestamp::now();
         let usage = match &*self.hierarchy {
             Hierarchy::V1 { .. } => v1::usage(&self.folder_of(path)),
-            Hierarchy::V2 { root } => v2::usage(&below(root, path)),
+            Hierarchy::V2 { root } => v2::usage(&Folder::open(&below(root, path))?),
         };
         let there = usage.cpu.is_some() || usage.memory.is_some();
         there.then_some(Usage { at, ..usage })
@@ -42,7 +42,7 @@ impl Cgroups {
     pub fn cpu_ns(&self, path: &str) -> Option<u64> {
         match &*self.hierarchy {
             Hierarchy::V1 { .. } => v1::cpu_ns(&self.folder_of(path)),
-            Hierarchy::V2 { root } => v2::cpu_ns(&below(root, path)),
+            Hierarchy::V2 { root } => v2::cpu_ns(&Folder::open(&below(root, path))?),
         }
     }
 
@@ -51,7 +51,9 @@ impl Cgroups {
     pub fn details(&self, path: &str, init: u32) -> Details {
         let details = match &*self.hierarchy {
             Hierarchy::V1 { .. } => v1::details(&self.folder_of(path)),
-            Hierarchy::V2 { root } => v2::details(&below(root, path)),
+            Hierarchy::V2 { root } => {
+                Folder::open(&below(root, path)).map_or_else(Details::default, |f| v2::details(&f))
+            }
         };
         let mut pids = Vec::new();
         if let Some(folder) = self.one_folder(path) {
@@ -72,15 +74,15 @@ impl Cgroups {
         match &*self.hierarchy {
             Hierarchy::V1 { .. } => {
                 let mut controllers = ["pids", "memory", "cpuacct"].into_iter();
-                controllers.find_map(self.folder_of(path))
+                controllers.find_map(|name| Some(below(&self.hierarchy.controller(name)?, path)))
             }
             Hierarchy::V2 { root } => Some(below(root, path)),
         }
     }
 
     /// Where a v1 controller has the cgroup.
-    fn folder_of<'a>(&'a self, path: &'a str) -> impl Fn(&str) -> Option<PathBuf> + 'a {
-        |controller| Some(below(&self.hierarchy.controller(controller)?, path))
+    fn folder_of<'a>(&'a self, path: &'a str) -> impl Fn(&str) -> Option<Folder> + 'a {
+        |controller| Folder::open(&below(&self.hierarchy.controller(controller)?, path))
     }
 }
 
@@ -90,26 +92,6 @@ fn named(mut devices: Vec<DeviceIo>) -> Vec<DeviceIo> {
         device.name = block_device_name(device.major, device.minor);
     }
     devices
-}
-
-/// A file's text; `None` when it cannot be read.
-fn text(folder: &Path, file: &str) -> Option<String> {
-    fs::read_to_string(folder.join(file)).ok()
-}
-
-/// A file that is one number; `None` when it is `max`, negative or cannot be read.
-fn number(folder: &Path, file: &str) -> Option<u64> {
-    text(folder, file)?.trim().parse().ok()
-}
-
-/// The sizes of huge pages that the cgroup has files `hugetlb.SIZE<suffix>` for.
-fn huge_page_sizes(folder: &Path, suffix: &str) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let size = |name: &str| Some(name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?.to_owned());
-    let sizes = entries.filter_map(|entry| size(&entry.file_name().to_string_lossy()));
-    let mut sizes: Vec<_> = sizes.filter(|size| !size.contains('.')).collect();
-    sizes.sort();
-    sizes
 }
 
 #[cfg(test)]

@@ -1,20 +1,20 @@
 //! What only /proc knows of a cgroup's processes.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, path::Path};
 
-use super::super::files;
+use super::{super::files, folder::Folder};
 
 /// How many processes a cgroup has, with those below it.
-pub fn count(folder: &Path) -> u64 {
-    // A folder of cgroupfs has a link from each folder in it, beside its own two: no need to list its files.
-    let leaf = fs::metadata(folder).is_ok_and(|meta| meta.nlink() <= 2);
-    if leaf {
-        let procs = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-        return procs.lines().count() as u64;
+pub fn count(path: &Path) -> u64 {
+    let Some(folder) = Folder::open(path) else { return 0 };
+    if !folder.has_children() {
+        return folder
+            .read("cgroup.procs", |procs| Some(procs.lines().count() as u64))
+            .unwrap_or(0);
     }
     let mut pids = Vec::new();
     // One that cannot be listed has none to tell of.
-    let _ = files::processes(folder, &mut pids);
+    let _ = files::processes(path, &mut pids);
     pids.len() as u64
 }
 

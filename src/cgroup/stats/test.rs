@@ -1,5 +1,7 @@
 //! v2 from files as Linux 6.12 writes them; this host's own version from a real cgroup.
 
+use std::fs;
+
 use super::*;
 use crate::model::{CpuUsage, HugePages, MemoryUsage, Pressure, Stall, SwapUsage, Throttling};
 
@@ -85,7 +87,7 @@ fn v2_files_are_read() {
         io: pressure,
         processes: 0,
     };
-    let usage = v2::usage(dir.path());
+    let usage = v2::usage(&Folder::open(dir.path()).unwrap());
     assert_eq!(usage, expected);
     assert_eq!(processes::count(dir.path()), 2);
     let memory = usage.memory.unwrap();
@@ -95,7 +97,7 @@ fn v2_files_are_read() {
 
 #[test]
 fn v2_details_are_read() {
-    let details = v2::details(recorded().path());
+    let details = v2::details(&Folder::open(recorded().path()).unwrap());
     let throttling = Throttling {
         periods: 61,
         throttled_periods: 58,
@@ -137,12 +139,12 @@ fn v2_details_are_read() {
 #[test]
 fn without_files_there_is_no_usage() {
     let dir = tempfile::tempdir().unwrap();
-    let usage = v2::usage(dir.path());
+    let usage = v2::usage(&Folder::open(dir.path()).unwrap());
     assert_eq!(usage, Usage::default());
     assert_eq!(processes::count(dir.path()), 0);
     // A root of v2 without the memory controller tells of the CPU alone.
     fs::write(dir.path().join("cpu.stat"), CPU_STAT).unwrap();
-    let usage = v2::usage(dir.path());
+    let usage = v2::usage(&Folder::open(dir.path()).unwrap());
     assert_eq!(usage.cpu.map(|cpu| cpu.total_ns), Some(2_745_821_000));
     assert_eq!(usage.memory, None);
 }
@@ -152,7 +154,10 @@ fn kernels_before_5_18_tell_the_parts_of_kernel_memory() {
     let dir = tempfile::tempdir().unwrap();
     let older = MEMORY_STAT.replace("kernel 598016\n", "");
     fs::write(dir.path().join("memory.stat"), older).unwrap();
-    assert_eq!(v2::details(dir.path()).kernel_bytes, 32_768 + 229_376 + 1080 + 259_968);
+    assert_eq!(
+        v2::details(&Folder::open(dir.path()).unwrap()).kernel_bytes,
+        32_768 + 229_376 + 1080 + 259_968
+    );
 }
 
 #[test]
@@ -188,7 +193,7 @@ fn v1_files_are_read() {
     for (name, content) in files {
         fs::write(dir.path().join(name), content).unwrap();
     }
-    let folder_of = |_: &str| Some(dir.path().to_owned());
+    let folder_of = |_: &str| Folder::open(dir.path());
     let usage = v1::usage(&folder_of);
     assert_eq!(usage.cpu.unwrap().total_ns, 2_745_821_000);
     let memory = usage.memory.unwrap();

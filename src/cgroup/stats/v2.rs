@@ -1,19 +1,18 @@
 //! cgroup v2: one folder.
 
-use std::path::Path;
-
 use super::{
-    huge_page_sizes, named, number,
+    folder::Folder,
+    named,
     parse::{field, io_stat, pressure},
-    text,
 };
 use crate::model::{CpuUsage, Details, HugePages, MemoryUsage, Pressure, SwapUsage, Throttling, Usage};
 
-pub fn cpu_ns(folder: &Path) -> Option<u64> {
-    Some(field(&text(folder, "cpu.stat")?, "usage_usec")?.saturating_mul(1000))
+pub fn cpu_ns(folder: &Folder) -> Option<u64> {
+    let usec = folder.read("cpu.stat", |stat| field(stat, "usage_usec"))?;
+    Some(usec.saturating_mul(1000))
 }
 
-pub fn usage(folder: &Path) -> Usage {
+pub fn usage(folder: &Folder) -> Usage {
     Usage {
         cpu: cpu_ns(folder).map(|total_ns| CpuUsage {
             total_ns,
@@ -21,36 +20,43 @@ pub fn usage(folder: &Path) -> Usage {
             pressure: pressure_of(folder, "cpu.pressure"),
         }),
         memory: memory_usage(folder),
-        swap: number(folder, "memory.swap.current").map(|used_bytes| SwapUsage {
+        swap: folder.number("memory.swap.current").map(|used_bytes| SwapUsage {
             used_bytes,
-            limit_bytes: number(folder, "memory.swap.max"),
+            limit_bytes: folder.number("memory.swap.max"),
         }),
         io: pressure_of(folder, "io.pressure"),
         ..Usage::default()
     }
 }
 
-fn memory_usage(folder: &Path) -> Option<MemoryUsage> {
-    let stat = text(folder, "memory.stat")?;
-    let value = |key: &str| field(&stat, key).unwrap_or(0);
-    Some(MemoryUsage {
-        used_bytes: number(folder, "memory.current")?,
-        inactive_file_bytes: value("inactive_file"),
-        rss_bytes: value("anon"),
-        limit_bytes: number(folder, "memory.max"),
-        page_faults: value("pgfault"),
-        major_page_faults: value("pgmajfault"),
+fn memory_usage(folder: &Folder) -> Option<MemoryUsage> {
+    let usage = MemoryUsage {
+        used_bytes: folder.number("memory.current")?,
+        limit_bytes: folder.number("memory.max"),
         pressure: pressure_of(folder, "memory.pressure"),
-    })
+        ..MemoryUsage::default()
+    };
+    folder.read("memory.stat", |stat| Some(memory_stat(usage, stat)))
 }
 
-pub fn details(folder: &Path) -> Details {
-    let value = |file: &str| number(folder, file).unwrap_or(0);
-    let cpu = text(folder, "cpu.stat").unwrap_or_default();
+fn memory_stat(usage: MemoryUsage, stat: &str) -> MemoryUsage {
+    let value = |key: &str| field(stat, key).unwrap_or(0);
+    MemoryUsage {
+        inactive_file_bytes: value("inactive_file"),
+        rss_bytes: value("anon"),
+        page_faults: value("pgfault"),
+        major_page_faults: value("pgmajfault"),
+        ..usage
+    }
+}
+
+pub fn details(folder: &Folder) -> Details {
+    let value = |file: &str| folder.number(file).unwrap_or(0);
+    let cpu = folder.text("cpu.stat").unwrap_or_default();
     let cpu = |key: &str| field(&cpu, key).unwrap_or(0);
-    let memory = text(folder, "memory.stat").unwrap_or_default();
-    let events = text(folder, "memory.events").unwrap_or_default();
-    let (cpu_quota_us, cpu_period_us) = cpu_max(&text(folder, "cpu.max").unwrap_or_default());
+    let memory = folder.text("memory.stat").unwrap_or_default();
+    let events = folder.text("memory.events").unwrap_or_default();
+    let (cpu_quota_us, cpu_period_us) = cpu_max(&folder.text("cpu.max").unwrap_or_default());
     Details {
         cpu_user_ns: cpu("user_usec").saturating_mul(1000),
         cpu_system_ns: cpu("system_usec").saturating_mul(1000),
@@ -72,7 +78,7 @@ pub fn details(folder: &Path) -> Details {
         reservation_bytes: value("memory.min"),
         swap_limit_bytes: value("memory.swap.max"),
         oom_kills: field(&events, "oom_kill").unwrap_or(0),
-        devices: named(io_stat(&text(folder, "io.stat").unwrap_or_default())),
+        devices: named(io_stat(&folder.text("io.stat").unwrap_or_default())),
         huge_pages: huge_pages(folder),
         threads: value("pids.current"),
         threads_limit: value("pids.max"),
@@ -104,10 +110,10 @@ fn kernel_bytes(stat: &str) -> u64 {
 }
 
 /// v2 does not tell the most that was used.
-fn huge_pages(folder: &Path) -> Vec<HugePages> {
-    let sizes = huge_page_sizes(folder, ".current").into_iter();
+fn huge_pages(folder: &Folder) -> Vec<HugePages> {
+    let sizes = folder.huge_page_sizes(".current").into_iter();
     let pages = sizes.map(|size| HugePages {
-        used_bytes: number(folder, &format!("hugetlb.{size}.current")).unwrap_or(0),
+        used_bytes: folder.number(&format!("hugetlb.{size}.current")).unwrap_or(0),
         most_used_bytes: None,
         size,
     });
@@ -115,6 +121,6 @@ fn huge_pages(folder: &Path) -> Vec<HugePages> {
 }
 
 /// A kernel booted without pressure information has no file, or one that cannot be read (EOPNOTSUPP).
-fn pressure_of(folder: &Path, file: &str) -> Option<Pressure> {
-    pressure(&text(folder, file)?)
+fn pressure_of(folder: &Folder, file: &str) -> Option<Pressure> {
+    folder.read(file, pressure)
 }
