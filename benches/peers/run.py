@@ -12,15 +12,14 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-TARGET = os.environ.get("CARGO_TARGET_DIR", f"{REPO}/target")
-REGISTRIES = ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io", "quay.io"]
+sys.path.insert(0, f"{REPO}/tests")
+import servers  # noqa: E402
+
 # A bridge and addresses that no daemon of the node uses.
 BRIDGE, SUBNET = "peers0", "10.89.240.0/24"
 
@@ -34,9 +33,7 @@ def main():
     work = tempfile.mkdtemp(prefix="peers-", dir="/run")
     running, endpoints = [], {}
     try:
-        port = free_port()
-        running.append(start_registry(work, port))
-        write_hosts(f"{work}/hosts", port)
+        running.append(servers.start_registry(work))
         for name in arguments.only.split(","):
             process, endpoints[name] = start(name, f"{work}/{name}", f"{work}/hosts")
             running.append(process)
@@ -57,22 +54,15 @@ def main():
 def start(name, folder, hosts):
     os.makedirs(folder)
     if name == "inro":
-        write(f"{folder}/config.toml", f'[image]\nhosts_dir = "{hosts}"\n')
-        inro = os.environ.get("INRO_BIN", f"{TARGET}/{os.uname().machine}-unknown-linux-musl/release/inro")
-        command = [inro, "serve", "--config", f"{folder}/config.toml", "--root", f"{folder}/root", "--state", f"{folder}/state",
-                   "--listen", f"unix://{folder}/cri.sock"]
-    else:
-        write(f"{folder}/cni/peers.conflist", CNI % (BRIDGE, SUBNET))
-        write(f"{folder}/config.toml", CONTAINERD.format(folder=folder, hosts=hosts, runtime=name.split("-")[1]))
-        # crun refuses a hybrid host whose unified leg has controllers; it need not see it.
-        prepare = "umount /sys/fs/cgroup/unified 2>/dev/null; " if name.endswith("crun") else ""
-        # In a mount namespace of its own: what it leaves mounted ends with it.
-        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c",
-                   f"{prepare}mount --make-rshared / && exec containerd --config {folder}/config.toml"]
-    log = open(f"{folder}/log", "w")
-    process = subprocess.Popen(command, stdout=log, stderr=log)
-    wait_for(lambda: connects(f"{folder}/cri.sock"), process, name, log.name)
-    return process, f"unix://{folder}/cri.sock"
+        return servers.start_inro(servers.INRO, folder, hosts), f"unix://{folder}/cri.sock"
+    servers.write(f"{folder}/cni/peers.conflist", CNI % (BRIDGE, SUBNET))
+    servers.write(f"{folder}/config.toml", CONTAINERD.format(folder=folder, hosts=hosts, runtime=name.split("-")[1]))
+    # crun refuses a hybrid host whose unified leg has controllers; it need not see it.
+    prepare = "umount /sys/fs/cgroup/unified 2>/dev/null; " if name.endswith("crun") else ""
+    # In a mount namespace of its own: what it leaves mounted ends with it.
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c",
+               f"{prepare}mount --make-rshared / && exec containerd --config {folder}/config.toml"]
+    return servers.start(command, f"{folder}/log", f"{folder}/cri.sock"), f"unix://{folder}/cri.sock"
 
 
 CONTAINERD = """version = 2
@@ -115,50 +105,6 @@ def end_shims(work):
             continue
         if work in arguments and "containerd-shim" in arguments:
             os.kill(int(pid), signal.SIGKILL)
-
-
-def start_registry(work, port):
-    write(f"{work}/registry.yml", f"""version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: "{TARGET}/test-images/registry"}}, maintenance: {{readonly: {{enabled: true}}}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-""")
-    log = open(f"{work}/registry.log", "w")
-    process = subprocess.Popen(["docker-registry", "serve", f"{work}/registry.yml"], stdout=log, stderr=log)
-    wait_for(lambda: connects(("127.0.0.1", port)), process, "the registry", log.name)
-    return process
-
-
-def write_hosts(folder, port):
-    for name in REGISTRIES:
-        write(f"{folder}/{name}/hosts.toml", f'[host."http://127.0.0.1:{port}"]\ncapabilities = ["pull", "resolve"]\n')
-
-
-def write(path, text):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w") as file:
-        file.write(text)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def connects(address):
-    with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as probe:
-        return probe.connect_ex(address) == 0 if not isinstance(address, str) or os.path.exists(address) else False
-
-
-def wait_for(ready, process, what, log):
-    for _ in range(400):
-        if ready():
-            return
-        if process.poll() is not None:
-            sys.exit(f"peers: {what} ended with {process.returncode}:\n{open(log).read()[-4000:]}")
-        time.sleep(0.05)
-    sys.exit(f"peers: {what} is not ready after 20 s:\n{open(log).read()[-4000:]}")
 
 
 if __name__ == "__main__":

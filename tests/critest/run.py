@@ -12,18 +12,14 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-REPO = os.path.dirname(os.path.dirname(HERE))
-TARGET = os.environ.get("CARGO_TARGET_DIR", f"{REPO}/target")
-TOOLS = f"{TARGET}/tools"
-IMAGES = f"{TARGET}/test-images"
-REGISTRIES = ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io", "quay.io"]
+sys.path.insert(0, os.path.dirname(HERE))
+from servers import IMAGES, INRO, TOOLS, start_inro, start_registry  # noqa: E402
+
 # The reference of one spec carries the digest of an image that cannot be made again.
 PINNED = b"9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
 
@@ -35,10 +31,9 @@ def main():
     try:
         endpoint = arguments.endpoint
         if not endpoint:
-            port = free_port()
-            processes.append(start_registry(work, port))
-            processes.append(start_daemon(work, port, arguments.inro))
-            endpoint = f"unix://{work}/inro.sock"
+            processes.append(start_registry(work))
+            processes.append(start_inro(arguments.inro, work, f"{work}/hosts"))
+            endpoint = f"unix://{work}/cri.sock"
         report = run_critest(work, endpoint, arguments)
         passed, failed, skipped = judge(report, arguments)
     finally:
@@ -57,7 +52,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--benchmark", action="store_true", help="run the benchmark specs, and nothing else")
     parser.add_argument("--parallel", type=int, default=1, help="how many specs at once")
-    parser.add_argument("--inro", default=f"{TARGET}/{os.uname().machine}-unknown-linux-musl/release/inro")
+    parser.add_argument("--inro", default=INRO)
     parser.add_argument("--keep", action="store_true", help="leave logs and report behind")
     parser.add_argument("--websocket", action="store_true", help="stream over WebSocket instead of SPDY")
     parser.add_argument("--focus", help="a regexp that the specs' names match")
@@ -73,56 +68,6 @@ def selection(arguments):
     if arguments.benchmark:
         return [*chosen, "--benchmark", f"--benchmarking-params-file={HERE}/benchmark.yaml"]
     return [*chosen, f"--ginkgo.focus={arguments.focus}"] if arguments.focus else chosen
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start_registry(work, port):
-    with open(f"{work}/registry.yml", "w") as file:
-        file.write(f"""version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: "{IMAGES}/registry"}}, maintenance: {{readonly: {{enabled: true}}}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-""")
-    log = open(f"{work}/registry.log", "w")
-    process = subprocess.Popen(["docker-registry", "serve", f"{work}/registry.yml"], stdout=log, stderr=log)
-    wait_until(lambda: answers(port), process, "the registry", log.name)
-    return process
-
-
-def answers(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def start_daemon(work, port, inro):
-    for name in REGISTRIES:
-        os.makedirs(f"{work}/hosts/{name}")
-        with open(f"{work}/hosts/{name}/hosts.toml", "w") as file:
-            file.write(f'[host."http://127.0.0.1:{port}"]\ncapabilities = ["pull", "resolve"]\n')
-    with open(f"{work}/config.toml", "w") as file:
-        file.write(f'[image]\nhosts_dir = "{work}/hosts"\n')
-    log = open(f"{work}/inro.log", "w")
-    process = subprocess.Popen(
-        [inro, "serve", "--config", f"{work}/config.toml", "--root", f"{work}/root", "--state", f"{work}/state",
-         "--listen", f"unix://{work}/inro.sock"],
-        stdout=log, stderr=log)
-    wait_until(lambda: os.path.exists(f"{work}/inro.sock"), process, "the daemon", log.name)
-    return process
-
-
-def wait_until(ready, process, what, log):
-    for _ in range(200):
-        if ready():
-            return
-        if process.poll() is not None:
-            sys.exit(f"critest: {what} ended with {process.returncode}:\n{open(log).read()}")
-        time.sleep(0.05)
-    sys.exit(f"critest: {what} is not ready after 10 s:\n{open(log).read()}")
 
 
 def run_critest(work, endpoint, arguments):
