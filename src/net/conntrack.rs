@@ -2,12 +2,9 @@
 
 use std::io;
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, netlink::SocketAddrNetlink, recv, sendto,
-    socket_with,
-};
+use rustix::net::{RecvFlags, SendFlags, netlink, netlink::SocketAddrNetlink, recv, sendto};
 
-use super::message::{ACK, Message, REQUEST, framed, verdict};
+use super::message::{ACK, Message, REQUEST, framed, socket, verdict};
 
 /// Forgets every UDP flow that was begun to `port`, whoever began it.
 ///
@@ -29,12 +26,7 @@ pub fn forget_udp(port: u16) -> io::Result<()> {
     message.nest(FILTER, |filter| {
         filter.number(FILTER_ORIG_FLAGS, BY_PROTO_NUM | BY_DST_PORT);
     });
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::NETFILTER),
-    )?;
+    let socket = socket(Some(netlink::NETFILTER))?;
     let bytes = framed(CT_DELETE, REQUEST | ACK, 1, &message.bytes);
     sendto(&socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
     let mut answer = [0u8; 1024];

@@ -1,5 +1,9 @@
 //! Netlink messages as bytes: a family header, then attributes. Source: netlink(7), linux/netlink.h.
 
+use std::{io, os::fd::OwnedFd};
+
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
+
 /// Set in an attribute's kind when its value is attributes again.
 const NESTED: u16 = 0x8000;
 
@@ -40,6 +44,16 @@ impl Message {
         fill(&mut inner);
         self.raw(kind | NESTED, &inner.bytes);
     }
+}
+
+/// A socket to the kernel in the calling thread's network namespace; without a protocol rtnetlink's.
+pub fn socket(protocol: Option<Protocol>) -> io::Result<OwnedFd> {
+    Ok(socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        protocol,
+    )?)
 }
 
 /// A whole message, framed for the kernel.

@@ -12,7 +12,7 @@ use rustix::net::{
 };
 
 use super::{
-    message::{ACK, CREATE, EXCL, Message, REQUEST, framed, verdict},
+    message::{ACK, CREATE, EXCL, Message, REQUEST, framed, socket, verdict},
     octets,
 };
 
@@ -48,8 +48,10 @@ pub struct Netlink {
 
 impl Netlink {
     pub fn open() -> io::Result<Self> {
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self {
+            socket: socket(None)?,
+            sequence: 0,
+        })
     }
 
     /// An interface's index.

@@ -7,14 +7,11 @@ mod rule;
 
 use std::io;
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, netlink::SocketAddrNetlink, recv, sendto,
-    socket_with, sockopt,
-};
+use rustix::net::{RecvFlags, SendFlags, netlink, netlink::SocketAddrNetlink, recv, sendto, sockopt};
 
 pub use rule::Rule;
 
-use super::message::{ACK, APPEND, CREATE, Message, REQUEST, framed, verdict};
+use super::message::{ACK, APPEND, CREATE, Message, REQUEST, framed, socket, verdict};
 
 /// Where in the kernel a chain's rules are looked at.
 #[derive(Debug, Clone, Copy)]
@@ -182,12 +179,7 @@ impl Batch {
                 bytes: BATCH_HEADER.to_vec(),
             },
         );
-        let socket = socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            Some(netlink::NETFILTER),
-        )?;
+        let socket = socket(Some(netlink::NETFILTER))?;
         // A table with thousands of elements is more than a socket sends by default.
         if self.bytes.len() > USUAL_ROOM {
             sockopt::set_socket_send_buffer_size_force(&socket, self.bytes.len() * 2)?;
