@@ -4,7 +4,11 @@ use std::future::Future;
 
 use tonic::{Code, Status};
 
-use crate::{image::ImageError, model::ErrorKind, pod::PodError};
+use crate::{
+    image::ImageError,
+    model::{ErrorKind, chain},
+    pod::PodError,
+};
 
 /// What a failed call answers.
 pub trait Answer: std::error::Error + Send + 'static {
@@ -105,18 +109,4 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::Internal => Code::Internal,
         ErrorKind::Named => Code::Unknown,
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let part = cause.to_string();
-        if !text.ends_with(&part) {
-            text += ": ";
-            text += &part;
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Inner, index::Container, teardown::chain};
-use crate::model::{ContainerId, ContainerState};
+use super::{Inner, index::Container};
+use crate::model::{ContainerId, ContainerState, chain};
 
 /// How often it looks for layers to count.
 const ROUND: Duration = Duration::from_secs(1);

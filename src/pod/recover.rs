@@ -9,10 +9,9 @@ use super::{
     records::{
         ContainerChanges, ContainerPlan, ContainerSpec, ContainerStatus, SandboxChanges, SandboxPlan, SandboxStatus,
     },
-    teardown::chain,
 };
 use crate::{
-    model::{ContainerState, SandboxState, Stages, Timestamp},
+    model::{ContainerState, SandboxState, Stages, Timestamp, chain},
     net::LivePod,
     shim::Shim,
     store::{Folder, Name, Shelf},

@@ -7,7 +7,7 @@ use super::{
     Inner, PodError, blocking, pins,
     records::{ContainerPlan, SandboxPlan},
 };
-use crate::{shim, store::Folder};
+use crate::{model::chain, shim, store::Folder};
 
 /// How long a shim may take to write out what its container printed last.
 const SHIM_DRAIN: Duration = Duration::from_secs(5);
@@ -73,19 +73,4 @@ impl Inner {
             tracing::warn!(error = %chain(&error), "cannot remove a folder");
         }
     }
-}
-
-/// An error and its sources in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -2,10 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use super::{Inner, PodError, Pods, blocking, teardown::chain};
+use super::{Inner, PodError, Pods, blocking};
 use crate::{
     image::snapshot::Mapped,
-    model::{IdRange, NamespaceMode, Namespaces, User, UserNamespace},
+    model::{IdRange, NamespaceMode, Namespaces, User, UserNamespace, chain},
     zygote::NamespacesRequest,
 };
 

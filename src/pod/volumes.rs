@@ -18,7 +18,7 @@ use crate::{
     image::snapshot::{Mapped, Snapshots},
     model::{
         Access, ContainerConfig, ContainerId, ErrorKind, ImageConfig, ImageMount, ImageView, Mount, MountSource,
-        NamespaceMode, Propagation,
+        NamespaceMode, Propagation, chain,
     },
     spec::{self, StagedMount},
     sys::mount::{set_idmap, set_readonly},
@@ -51,7 +51,7 @@ impl Volumes<'_> {
                     let tree = self.snapshots.view(self.container, &image.layers, self.mapped);
                     let tree = tree.map_err(|error| PodError::ImageVolume {
                         kind: error.kind(),
-                        why: format!("image {:?}: {}", wanted.image, super::teardown::chain(&error)),
+                        why: format!("image {:?}: {}", wanted.image, chain(&error)),
                     })?;
                     source.push(real_path(&tree, wanted)?);
                     tree

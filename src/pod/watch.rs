@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Inner, PodError, blocking, index::Container, teardown::chain};
+use super::{Inner, PodError, blocking, index::Container};
 use crate::{
-    model::{ContainerState, EventKind, Exit, Timestamp},
+    model::{ContainerState, EventKind, Exit, Timestamp, chain},
     shim::{self, Shim},
 };
 

@@ -46,7 +46,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::Instrument;
 
-use crate::pod::{Pods, StreamCall};
+use crate::{
+    model::chain,
+    pod::{Pods, StreamCall},
+};
 use carrier::Client;
 use negotiate::{Accepted, Refusal, negotiate};
 use remote_command::Terms;
@@ -338,20 +341,6 @@ impl Session {
             Err(error) => tracing::debug!(kind, error = chain(&error), "session cut short"),
         }
     }
-}
-
-/// An error with its causes, for a log or a client.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let part = cause.to_string();
-        if !text.ends_with(&part) {
-            text = format!("{text}: {part}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Connections that have not made their request yet.

@@ -13,11 +13,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    carrier::{Came, Inbound, Link, Opened, Outbound},
-    chain,
+use super::carrier::{Came, Inbound, Link, Opened, Outbound};
+use crate::{
+    model::{SandboxId, chain},
+    pod::Pods,
 };
-use crate::{model::SandboxId, pod::Pods};
 
 /// Serves a client until it leaves; all its connections end with this.
 pub async fn serve(mut link: Link, pods: Pods, sandbox: SandboxId, patience: Duration) {

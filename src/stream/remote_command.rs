@@ -14,10 +14,12 @@ use tokio::{
 
 use super::{
     carrier::{Came, Inbound, Link, Outbound},
-    chain,
     status::{self, Outcome},
 };
-use crate::pod::{Control, Input, Output, PodError, Session, Streams};
+use crate::{
+    model::chain,
+    pod::{Control, Input, Output, PodError, Session, Streams},
+};
 
 /// What the client of a remote command is to get.
 #[derive(Debug, Clone, Copy)]

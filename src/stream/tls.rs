@@ -74,7 +74,7 @@ impl Tls {
                 tracing::info!(cert = %self.config.cert.display(), "certificate read again");
                 (self.stamp, self.acceptor) = (stamp, acceptor);
             }
-            Err(error) => tracing::warn!(error = super::chain(&error), "the old certificate is used on"),
+            Err(error) => tracing::warn!(error = crate::model::chain(&error), "the old certificate is used on"),
         }
         self.acceptor.clone()
     }

@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 pub use extract::{Limits, extract};
 pub use stream::{Compression, Hashed};
 
+use crate::model::chain;
+
 /// What came out of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unpacked {
@@ -109,16 +111,6 @@ pub fn unpack(
         entries: extracted.entries,
         opaque: extracted.opaque,
     })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
