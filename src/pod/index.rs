@@ -30,7 +30,7 @@ pub struct Sandbox {
     pub folder: Folder,
     /// Replaced as a whole, by [`Index::set_status`]; the record on disk is written first.
     pub status: watch::Sender<SandboxStatus>,
-    /// What was changed since it was run; on disk first.
+    /// What was changed since it was run. Replaced as a whole, by [`Index::set_changes`]; on disk first.
     pub changes: watch::Sender<SandboxChanges>,
     /// Whose turn it is to change, stop or remove it.
     pub turn: tokio::sync::Mutex<()>,
@@ -76,7 +76,7 @@ pub struct Container {
     pub state: watch::Sender<ContainerState>,
     /// Held from reading the state until its successor is recorded and published, so that no change is lost.
     pub recording: Mutex<()>,
-    /// The limits it has now; on disk first.
+    /// The limits it has now. Replaced as a whole, by [`Index::set_resources`]; on disk first.
     pub resources: watch::Sender<Arc<Resources>>,
     /// Whose turn it is to start, change or remove it.
     pub turn: tokio::sync::Mutex<()>,
@@ -197,6 +197,18 @@ impl Index {
         if let Some(kind) = kind {
             self.tell(&mut turn, kind, container);
         }
+    }
+
+    /// Publishes what a sandbox was changed to. The CRI has no event for it; what is told next has it.
+    pub fn set_changes(&self, sandbox: &Sandbox, changes: SandboxChanges) {
+        let _turn = self.journal.turn();
+        sandbox.changes.send_replace(changes);
+    }
+
+    /// Publishes a container's new limits. The CRI has no event for it; what is told next has them.
+    pub fn set_resources(&self, container: &Container, resources: Resources) {
+        let _turn = self.journal.turn();
+        container.resources.send_replace(Arc::new(resources));
     }
 
     /// A sandbox that is gone. It is told of as it was last.

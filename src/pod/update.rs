@@ -1,7 +1,5 @@
 //! UpdateContainerResources and UpdatePodSandboxResources: limits changed in place, on record before they are told.
 
-use std::sync::Arc;
-
 use super::{
     PodError, Pods, blocking,
     records::{ContainerChanges, SandboxChanges},
@@ -46,7 +44,7 @@ impl Pods {
         })
         .await?;
         tracing::info!(container = %container.plan.id, ?change, "limits changed");
-        container.resources.send_replace(Arc::new(resources));
+        self.inner.index.set_resources(&container, resources);
         Ok(())
     }
 
@@ -69,7 +67,7 @@ impl Pods {
             resources: resources.or(before.resources),
         };
         sandbox.folder.write(Name::Changes, &changes)?;
-        sandbox.changes.send_replace(changes);
+        self.inner.index.set_changes(&sandbox, changes);
         Ok(())
     }
 

@@ -1,10 +1,14 @@
 //! Limits changed in place: what the kernel has, what the status tells, and what a refusal leaves.
 
-use std::{collections::HashMap, fs};
+use std::{
+    collections::HashMap,
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use tonic::Code;
 
-use crate::harness::{Container, Node, hierarchies, own_network, skipped, v1};
+use crate::harness::{Container, Node, hierarchies, own_network, patience, skipped, v1};
 
 /// A file of the container's cgroup, in whichever hierarchy has it.
 fn limit(container: &Container, file: &str) -> Option<String> {
@@ -169,7 +173,7 @@ fn oom_score_adj_reaches_every_process() {
     let scores = || {
         container.sh("cd /proc; for p in $(ls | grep '^[0-9]*$'); do grep -q '^sleep' $p/cmdline 2>/dev/null && cat $p/oom_score_adj; done | sort | uniq -c | sed 's/^ *//'")
     };
-    crate::harness::eventually("four of them", std::time::Duration::from_secs(5), || {
+    crate::harness::eventually("four of them", Duration::from_secs(5), || {
         (scores() == "4 300").then_some(())
     });
     let score = |oom_score_adj| v1::LinuxContainerResources {
@@ -227,6 +231,74 @@ fn a_value_that_the_kernel_refuses_names_its_field_and_changes_nothing() {
     container.stop(0);
     let late = update(&node, &container, with(&|_| {})).expect_err("it has exited");
     assert_eq!(late.code(), Code::FailedPrecondition, "{late:?}");
+}
+
+#[test]
+fn limits_events_and_statuses_agree_by_their_times() {
+    let node = Node::start();
+    node.pull("shell");
+    let pod = node.pod(|_| {});
+    let containers = ["first", "second"].map(|_| pod.container("shell", &["sleep", "1000"], limited));
+    let [first, second] = &containers;
+    let mut events = node.cri.events();
+    // What one answer tells of both.
+    let shares = |statuses: &[v1::ContainerStatus]| {
+        let of = |container: &Container| {
+            let status = statuses.iter().find(|status| status.id == container.id)?;
+            Some(status.resources.as_ref()?.linux.as_ref()?.cpu_shares)
+        };
+        (of(first).expect("the first"), of(second).expect("the second"))
+    };
+    let until = Instant::now() + patience(Duration::from_secs(2));
+    let (mut seen, lives) = thread::scope(|scope| {
+        scope.spawn(|| {
+            for cpu_shares in (1000..).take_while(|_| Instant::now() < until) {
+                for container in &containers {
+                    let change = v1::LinuxContainerResources {
+                        cpu_shares,
+                        ..Default::default()
+                    };
+                    update(&node, container, change).expect("update");
+                }
+            }
+        });
+        let statuses = scope.spawn(|| {
+            let mut statuses = Vec::new();
+            while Instant::now() < until {
+                let request = v1::PodSandboxStatusRequest {
+                    pod_sandbox_id: pod.id.clone(),
+                    verbose: false,
+                };
+                let before = told(first).cpu_shares;
+                let status = node.cri.pod_sandbox_status(request).expect("status");
+                let after = told(first).cpu_shares;
+                let both = shares(&status.containers_statuses);
+                assert!((before..=after).contains(&both.0), "{before}, {both:?}, {after}");
+                statuses.push((status.timestamp, both));
+            }
+            statuses
+        });
+        // Changes that are told: each brings the limits as they are then.
+        let mut lives = 0;
+        while Instant::now() < until {
+            pod.run_container("shell", &["true"]).remove();
+            lives += 1;
+        }
+        (statuses.join().expect("statuses"), lives)
+    });
+    for _ in 0..lives * 4 {
+        let event = events
+            .next(Duration::from_secs(20))
+            .expect("an event")
+            .expect("not the end");
+        seen.push((event.created_at, shares(&event.containers_statuses)));
+    }
+    seen.sort_unstable();
+    let in_order = |(first, second): (i64, i64)| (0..=1).contains(&(first - second)) || second == 512;
+    assert!(seen.iter().all(|(_, both)| in_order(*both)), "{seen:?}");
+    let only_grow = |earlier: (i64, i64), later: (i64, i64)| earlier.0 <= later.0 && earlier.1 <= later.1;
+    assert!(seen.windows(2).all(|two| only_grow(two[0].1, two[1].1)), "{seen:?}");
+    assert!(lives > 1 && seen.len() > 10, "{lives} lives, {} answers", seen.len());
 }
 
 #[test]
