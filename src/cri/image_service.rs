@@ -1,4 +1,4 @@
-//! ImageService: six calls, each one translation there and one back.
+//! ImageService: each call one translation there and one back. What the writable layers take is asked of the pods.
 
 use inro_proto::{self as wire, image_service_server::ImageService};
 use tonic::{Request, Response, Status};
@@ -8,10 +8,11 @@ use super::{
     error::{Fault, status, to_its_end},
     parse, render,
 };
-use crate::image::Images;
+use crate::{image::Images, pod::Pods};
 
 pub struct ImageCalls {
     pub images: Images,
+    pub pods: Pods,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -85,10 +86,9 @@ impl ImageService for ImageCalls {
     }
 
     async fn image_fs_info(&self, _: Request<wire::ImageFsInfoRequest>) -> Answer<wire::ImageFsInfoResponse> {
-        let usage = render::fs_usage(self.images.fs_info());
         Ok(Response::new(wire::ImageFsInfoResponse {
-            image_filesystems: vec![usage.clone()],
-            container_filesystems: vec![usage],
+            image_filesystems: vec![render::fs_usage(self.images.fs_info())],
+            container_filesystems: vec![render::fs_usage(self.pods.layers_usage())],
         }))
     }
 }

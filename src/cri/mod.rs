@@ -47,14 +47,14 @@ pub async fn serve(
         stopped.send_replace(true);
     };
     let runtime = RuntimeServiceServer::new(RuntimeCalls {
-        pods,
+        pods: pods.clone(),
         images: images.clone(),
         stream_url,
         stopping,
     })
     .max_decoding_message_size(MOST_MESSAGE)
     .max_encoding_message_size(MOST_MESSAGE);
-    let image = ImageServiceServer::new(ImageCalls { images })
+    let image = ImageServiceServer::new(ImageCalls { images, pods })
         .max_decoding_message_size(MOST_MESSAGE)
         .max_encoding_message_size(MOST_MESSAGE);
     let incoming = UnixListenerStream::new(listener);

@@ -64,6 +64,6 @@ impl RuntimeCalls {
 
     /// The folder that stands for the file system of the writable layers, as in ImageFsInfo.
     fn layers_at(&self) -> String {
-        self.images.fs_info().path.display().to_string()
+        self.pods.layers_place().display().to_string()
     }
 }

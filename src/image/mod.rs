@@ -26,7 +26,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Auth, ContainerId, ErrorKind, ImageId, ImageView};
+use crate::model::{Auth, ContainerId, ErrorKind, FsUsage, ImageId, ImageView};
 use store::Store;
 
 /// Where images come from.
@@ -102,14 +102,6 @@ impl ImageError {
             Self::Abandoned => ErrorKind::Cancelled,
         }
     }
-}
-
-/// What images take on the disk.
-#[derive(Debug, Clone)]
-pub struct FsUsage {
-    pub path: PathBuf,
-    pub used_bytes: u64,
-    pub inodes: u64,
 }
 
 /// The images of this node. Cheap to clone.

@@ -33,6 +33,8 @@ pub struct Snapshots {
     root: PathBuf,
     /// Where every layer is.
     layers: PathBuf,
+    /// See [`Snapshots::place`].
+    place: PathBuf,
 }
 
 /// A user namespace whose root owns what the image says root owns.
@@ -48,10 +50,24 @@ impl Snapshots {
     /// # Errors
     /// [`ImageError::Io`].
     pub fn open(root: &Path) -> Result<Self, ImageError> {
-        let layers = root.join("layers");
+        let (images, layers) = (root, root.join("layers"));
         let root = root.join("snapshots");
         durable::create_private_dir(&root).map_err(io("make", &root))?;
-        Ok(Self { root, layers })
+        let device = |folder: &Path| {
+            let found = fs::metadata(folder).map_err(io("examine", folder));
+            found.map(|meta| meta.dev())
+        };
+        let place = match device(&root)? == device(images)? {
+            true => images.to_owned(),
+            false => root.clone(),
+        };
+        Ok(Self { root, layers, place })
+    }
+
+    /// The folder that stands for the file system of the writable layers: the images' folder when both are on one, because
+    /// the kubelet takes equal paths for one file system and others for two (`stats/cadvisor_stats_provider.go`).
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
     /// The folder of what a container changed.
@@ -294,6 +310,24 @@ mod test {
             snapshots.remove(&id).unwrap();
         }
         assert_eq!(mounts(), before);
+    }
+
+    #[test]
+    fn the_layers_are_where_the_images_are_unless_they_have_their_own_disk() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Snapshots::open(dir.path()).unwrap().place(), dir.path());
+        let own = dir.path().join("snapshots");
+        let place = crate::sys::thread::in_own_mount_namespace(|| {
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            mount("tmpfs", &own, "tmpfs", MountFlags::empty(), c"")?;
+            let snapshots = Snapshots::open(dir.path()).map_err(io::Error::other)?;
+            Ok(snapshots.place().to_owned())
+        });
+        assert_eq!(place.unwrap(), own);
     }
 
     #[test]

@@ -8,14 +8,14 @@ use std::{
 };
 
 use super::{
-    FsUsage, ImageError,
+    ImageError,
     content::{Content, io},
     records::{ImageRecord, LayerRecord, VERSION},
     reference::Reference,
 };
 use crate::{
     durable,
-    model::{ContainerId, ImageId, ImageView},
+    model::{ContainerId, FsUsage, ImageId, ImageView, Timestamp},
 };
 
 /// All images of a root folder.
@@ -220,6 +220,7 @@ impl Store {
     pub fn usage(&self) -> FsUsage {
         let state = self.lock();
         FsUsage {
+            at: Timestamp::now(),
             path: self.content.root.clone(),
             used_bytes: state.layers.values().map(|layer| layer.size_bytes).sum(),
             inodes: state.layers.values().map(|layer| layer.entries).sum(),

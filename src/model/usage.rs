@@ -1,5 +1,7 @@
 //! What a container or a pod uses of the node.
 
+use std::path::PathBuf;
+
 use super::{ContainerView, SandboxView, Timestamp};
 
 /// What a cgroup used, with all below it, as read at one time.
@@ -82,6 +84,16 @@ pub struct Stall {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerUsage {
     pub at: Timestamp,
+    pub used_bytes: u64,
+    pub inodes: u64,
+}
+
+/// What all images, or all writable layers, take on their file system. Source: CRI `FilesystemUsage`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FsUsage {
+    pub at: Timestamp,
+    /// A folder that stands for the file system.
+    pub path: PathBuf,
     pub used_bytes: u64,
     pub inodes: u64,
 }

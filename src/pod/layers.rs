@@ -7,13 +7,14 @@
 use std::{
     collections::HashMap,
     io,
+    path::Path,
     sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
 };
 
-use super::{Inner, index::Container};
-use crate::model::{ContainerId, ContainerState, chain};
+use super::{Inner, Pods, index::Container};
+use crate::model::{ContainerId, ContainerState, FsUsage, Timestamp, chain};
 
 /// How often it looks for layers to count.
 const ROUND: Duration = Duration::from_secs(1);
@@ -45,6 +46,34 @@ pub fn watch(pods: Weak<Inner>) -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+impl Pods {
+    /// The folder that stands for the file system of the writable layers.
+    pub fn layers_place(&self) -> &Path {
+        self.inner.with.snapshots.place()
+    }
+
+    /// What all writable layers take, each as it was counted last; one that was not yet, lately made or found by a
+    /// starting daemon, is left out. Source: CRI ImageFsInfo, `container_filesystems`.
+    pub fn layers_usage(&self) -> FsUsage {
+        let mut all = FsUsage {
+            at: Timestamp::now(),
+            path: self.layers_place().to_owned(),
+            used_bytes: 0,
+            inodes: 0,
+        };
+        for container in self.inner.index.find_containers(&Default::default()) {
+            let Some(layer) = container.layer() else { continue };
+            all.used_bytes += layer.used_bytes;
+            all.inodes += layer.inodes;
+            // As old as the oldest part of it, as containerd has it too; what has ended stays as it was counted.
+            if !has_ended(&container) {
+                all.at = all.at.min(layer.at);
+            }
+        }
+        all
+    }
 }
 
 impl Inner {

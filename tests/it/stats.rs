@@ -8,7 +8,7 @@ use std::{
 
 use tonic::Code;
 
-use crate::harness::{Container, Node, Pod, eventually, own_network, v1};
+use crate::harness::{Container, Node, Pod, eventually, own_network, time_factor, v1};
 
 const MIB: u64 = 1 << 20;
 
@@ -177,6 +177,53 @@ fn the_writable_layer_is_counted_in_the_background() {
         assert!(used >= 10 * MIB, "{used}");
         Some(())
     });
+}
+
+#[test]
+fn image_fs_info_tells_images_and_writable_layers_apart() {
+    let node = Node::start();
+    let told = || {
+        let reply = node.cri.image_fs_info(Default::default()).expect("fs info");
+        assert_eq!(
+            (reply.image_filesystems.len(), reply.container_filesystems.len()),
+            (1, 1),
+            "{reply:?}"
+        );
+        (
+            reply.image_filesystems[0].clone(),
+            reply.container_filesystems[0].clone(),
+        )
+    };
+    let used = |usage: &v1::FilesystemUsage| (value(&usage.used_bytes), value(&usage.inodes_used));
+    assert_eq!((used(&told().0), used(&told().1)), ((0, 0), (0, 0)));
+    node.pull("shell");
+    let images = used(&told().0);
+    assert!(images.0 > 0 && images.1 > 0, "{images:?}");
+    assert_eq!(used(&told().1), (0, 0), "no container, no layer");
+    let pod = node.pod(|_| {});
+    let large = pod.run_container("shell", &["sleep", "1000"]);
+    let many = pod.run_container("shell", &["sleep", "1000"]);
+    large.sh("dd if=/dev/zero of=/file bs=1M count=10 2>/dev/null");
+    many.sh("mkdir /folder; cd /folder; for n in $(seq 300); do echo $n > $n; done");
+    let (images_now, layers) = eventually("both layers are counted", Duration::from_secs(40), || {
+        let (images, layers) = told();
+        (used(&layers).0 >= 10 * MIB && used(&layers).1 >= 300).then_some((images, layers))
+    });
+    assert_eq!(used(&images_now), images, "nothing of it is an image's");
+    assert!(used(&layers).0 < 14 * MIB && used(&layers).1 < 330, "{layers:?}");
+    assert_eq!(layers.fs_id, images_now.fs_id, "one file system, one name");
+    let each = [&large, &many].map(|container| stats(&node, container).writable_layer.expect("a layer"));
+    assert!(each.iter().all(|layer| layer.fs_id == layers.fs_id), "{each:?}");
+    // As old as the oldest count in it.
+    let age = images_now.timestamp - layers.timestamp;
+    assert!(
+        (0..60_000_000_000 * i64::from(time_factor())).contains(&age),
+        "{age} ns"
+    );
+    large.remove();
+    assert!(used(&told().1).0 < 4 * MIB, "{:?}", told().1);
+    many.remove();
+    assert_eq!(used(&told().1), (0, 0));
 }
 
 #[test]

@@ -17,9 +17,8 @@ pub use usage::{container_stats, sandbox_stats};
 
 use crate::{
     cri::signal_number,
-    image::FsUsage,
     model::{
-        Access, ContainerState, ContainerView, IdRange, ImageId, ImageView, Mount, NamespaceMode, Namespaces,
+        Access, ContainerState, ContainerView, FsUsage, IdRange, ImageId, ImageView, Mount, NamespaceMode, Namespaces,
         Propagation, Resources, SandboxState, SandboxView, Stages, Timestamp, User, UserNamespace,
     },
 };
@@ -300,7 +299,7 @@ pub fn image(view: ImageView) -> wire::Image {
 
 pub fn fs_usage(usage: FsUsage) -> wire::FilesystemUsage {
     wire::FilesystemUsage {
-        timestamp: Timestamp::now().0,
+        timestamp: usage.at.0,
         fs_id: Some(wire::FilesystemIdentifier {
             mountpoint: usage.path.display().to_string(),
         }),
