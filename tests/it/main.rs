@@ -27,6 +27,7 @@ mod pods;
 mod port_forward;
 mod registries;
 mod security;
+mod slow_unmount;
 mod stats;
 mod stream_server;
 mod streaming;
