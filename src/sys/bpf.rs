@@ -13,6 +13,8 @@ const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
 const TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
+/// Cgroups below may have programs of their own, as with runc and systemd. Source: linux/bpf.h, `BPF_F_ALLOW_MULTI`.
+const ALLOW_MULTI: u32 = 1 << 1;
 
 /// One eBPF instruction.
 #[repr(C)]
@@ -24,7 +26,11 @@ struct Instruction {
     immediate: i32,
 }
 
-/// Allows exactly what `rules` allow, the last that matches winning, and nothing when none does.
+/// Allows exactly what `rules` allow, the last that matches winning, and nothing when none does; what a cgroup above or
+/// below denies stays denied.
+///
+/// Once for a cgroup: the kernel asks every program that was attached, so a second one would take away and never give.
+/// The CRI does not change a container's devices; whoever does has to name the old program (`BPF_F_REPLACE`).
 ///
 /// # Errors
 /// Those of bpf(2).
@@ -41,7 +47,7 @@ pub fn attach_device_rules(cgroup: impl AsFd, rules: &[DeviceRule]) -> io::Resul
         target: cgroup.as_fd().as_raw_fd().cast_unsigned(),
         program: program.as_raw_fd().cast_unsigned(),
         kind: ATTACH_CGROUP_DEVICE,
-        flags: 0,
+        flags: ALLOW_MULTI,
     };
     // SAFETY: the attributes live through the call and their size goes with them.
     let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attach, size_of::<Attach>()) };
@@ -152,17 +158,98 @@ fn access_bits(access: &str) -> i32 {
 
 #[cfg(test)]
 mod test {
+    use std::{fs, path::PathBuf, process::Command};
+
     use super::*;
 
-    #[test]
-    fn the_kernel_verifies_a_program_of_every_kind_of_rule() {
-        let rule = |allow, kind, major, minor, access: &str| DeviceRule {
+    fn rule(allow: bool, kind: char, major: Option<i64>, minor: Option<i64>, access: &str) -> DeviceRule {
+        DeviceRule {
             allow,
             kind,
             major,
             minor,
             access: access.into(),
+        }
+    }
+
+    /// Nothing but these character devices with major number 1.
+    fn only(minors: [i64; 2]) -> [DeviceRule; 3] {
+        let memory = |minor| rule(true, 'c', Some(1), Some(minor), "rwm");
+        [
+            rule(false, 'a', None, None, "rwm"),
+            memory(minors[0]),
+            memory(minors[1]),
+        ]
+    }
+
+    /// A cgroup of this test alone with one below it, in the unified hierarchy; a host with cgroup v1 has one too.
+    struct Nested {
+        outer: PathBuf,
+        inner: PathBuf,
+    }
+
+    impl Nested {
+        fn new() -> Option<Self> {
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+            let unified = mounts.lines().find_map(|line| {
+                let mut words = line.split(' ');
+                let (_, place, kind) = (words.next(), words.next()?, words.next()?);
+                (kind == "cgroup2").then(|| PathBuf::from(place))
+            })?;
+            let outer = unified.join(format!("inro-unit-bpf-{}", std::process::id()));
+            let inner = outer.join("inner");
+            fs::create_dir_all(&inner).ok()?;
+            Some(Self { outer, inner })
+        }
+    }
+
+    impl Drop for Nested {
+        fn drop(&mut self) {
+            // What was in it has just ended, and may be on its way out still.
+            for folder in [&self.inner, &self.outer] {
+                while fs::remove_dir(folder).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cgroup_below_has_rules_of_its_own_and_both_count() {
+        const NULL: i64 = 3;
+        const ZERO: i64 = 5;
+        const FULL: i64 = 7;
+        let Some(cgroups) = Nested::new() else {
+            eprintln!("skipped: no cgroup v2 to write to");
+            return;
         };
+        let attach = |folder: &PathBuf, minors| attach_device_rules(fs::File::open(folder).unwrap(), &only(minors));
+        match attach(&cgroups.outer, [NULL, ZERO]) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) => {
+                eprintln!("skipped: bpf(2) is not allowed here: {error}");
+                return;
+            }
+            attached => attached.unwrap(),
+        }
+        attach(&cgroups.inner, [NULL, FULL]).unwrap();
+        let opens = |device: &str, folder: &PathBuf| {
+            let script = format!("echo 0 > {}/cgroup.procs && exec 3< {device}", folder.display());
+            let output = Command::new("sh").args(["-c", &script]).output();
+            output.unwrap().status.success()
+        };
+        for (device, outside, inside) in [
+            ("/dev/null", true, true),
+            ("/dev/zero", true, false),
+            ("/dev/full", false, false),
+            ("/dev/random", false, false),
+        ] {
+            assert_eq!(opens(device, &cgroups.outer), outside, "{device}");
+            assert_eq!(opens(device, &cgroups.inner), inside, "{device} below");
+        }
+    }
+
+    #[test]
+    fn the_kernel_verifies_a_program_of_every_kind_of_rule() {
         let rules = [
             rule(false, 'a', None, None, "rwm"),
             rule(true, 'c', None, None, "m"),

@@ -1,6 +1,8 @@
 //! What a container's cgroup holds, seen from the host and from inside.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
+
+use inro::{model::DeviceRule, sys::bpf};
 
 use crate::harness::{Container, Node, skipped, v1};
 
@@ -124,4 +126,46 @@ fn a_privileged_container_sees_the_hosts_cgroups_and_writes_there() {
     );
     container.sh(&format!("mkdir {0}/below && rmdir {0}/below", own.display()));
     assert_eq!(options(), before, "the host's mount keeps its options");
+}
+
+#[test]
+fn a_cgroup_in_a_container_has_device_rules_of_its_own() {
+    if unified("a_cgroup_in_a_container_has_device_rules_of_its_own").is_none() {
+        return;
+    }
+    let node = Node::start();
+    let container = limited(&node, v1::LinuxContainerResources::default());
+    // As a service manager in the container would do it: all but /dev/null, /dev/full, and what the container has not.
+    let below = folder(&container).join("below");
+    fs::create_dir(&below).expect("a cgroup below");
+    let rule = |allow, kind, minor: Option<i64>| DeviceRule {
+        allow,
+        kind,
+        major: minor.map(|_| 1),
+        minor,
+        access: "rwm".into(),
+    };
+    let (null, full, kmsg) = (Some(3), Some(7), Some(11));
+    let rules = [
+        rule(false, 'a', None),
+        rule(true, 'c', null),
+        rule(true, 'c', full),
+        rule(true, 'c', kmsg),
+    ];
+    bpf::attach_device_rules(fs::File::open(&below).expect("the cgroup"), &rules).expect("rules of its own");
+    let opens = |device: &str, folder: &PathBuf| {
+        let script = format!("echo 0 > {}/cgroup.procs && exec 3< {device}", folder.display());
+        let output = Command::new("sh").args(["-c", &script]).output().expect("sh");
+        output.status.success()
+    };
+    for (device, outside, inside) in [
+        ("/dev/null", true, true),
+        ("/dev/full", true, true),
+        ("/dev/zero", true, false),
+        ("/dev/kmsg", false, false),
+    ] {
+        assert_eq!(opens(device, &folder(&container)), outside, "{device}");
+        assert_eq!(opens(device, &below), inside, "{device} below");
+    }
+    container.sh("head -c 1 /dev/zero > /dev/null");
 }
