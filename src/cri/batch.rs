@@ -11,7 +11,7 @@ use prost::Message;
 use tonic::{Response, Status};
 
 use super::render;
-use crate::model::{ContainerView, SandboxView};
+use crate::model::{ContainerEntry, SandboxView};
 
 /// What a streaming call answers with.
 pub type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -28,8 +28,8 @@ pub fn sandboxes(views: Vec<SandboxView>) -> Response<Items<wire::StreamPodSandb
     })
 }
 
-pub fn containers(views: Vec<ContainerView>) -> Response<Items<wire::StreamContainersResponse>> {
-    let items = views.into_iter().map(|view| render::container(&view));
+pub fn containers(entries: Vec<ContainerEntry>) -> Response<Items<wire::StreamContainersResponse>> {
+    let items = entries.into_iter().map(|entry| render::container(&entry));
     batches(items, |containers| wire::StreamContainersResponse { containers })
 }
 

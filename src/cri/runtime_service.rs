@@ -159,10 +159,10 @@ impl RuntimeService for RuntimeCalls {
         request: Request<wire::ListContainersRequest>,
     ) -> Answer<wire::ListContainersResponse> {
         let filter = parse::container_filter(request.into_inner().filter)?;
-        let views = filter.map_or_else(Vec::new, |filter| self.pods.containers(&filter));
+        let entries = filter.map_or_else(Vec::new, |filter| self.pods.containers(&filter));
         Ok(Response::new(wire::ListContainersResponse {
             containers: Vec::new(),
-            encoded: views.iter().map(render::encoded_container).collect(),
+            encoded: entries.iter().map(render::encoded_container).collect(),
         }))
     }
 

@@ -209,6 +209,13 @@ pub struct ContainerFacts {
     pub listed: OnceLock<Bytes>,
 }
 
+/// A container as a list shows it.
+#[derive(Debug, Clone)]
+pub struct ContainerEntry {
+    pub facts: Arc<ContainerFacts>,
+    pub phase: ContainerPhase,
+}
+
 /// A container as everyone reads it; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ContainerView {

@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     model::{
-        ContainerFacts, ContainerFilter, ContainerId, ContainerMetadata, ContainerState, ContainerView, EventKind,
-        LayerUsage, PodView, Resources, SandboxConfig, SandboxFilter, SandboxId, SandboxMetadata, SandboxView, Stages,
-        Timestamp,
+        ContainerEntry, ContainerFacts, ContainerFilter, ContainerId, ContainerMetadata, ContainerState, ContainerView,
+        EventKind, LayerUsage, PodView, Resources, SandboxConfig, SandboxFilter, SandboxId, SandboxMetadata,
+        SandboxView, Stages, Timestamp,
     },
     shim::Shim,
     store::Folder,
@@ -350,31 +350,33 @@ impl Index {
         found
     }
 
-    /// Containers that match, newest first, as readers see them.
-    pub fn containers(&self, filter: &ContainerFilter) -> Vec<ContainerView> {
-        self.find_containers(filter)
-            .iter()
-            .map(|container| container.view())
-            .collect()
+    /// Containers that match, newest first, as a list shows them: a view of each would copy what no list tells.
+    pub fn containers(&self, filter: &ContainerFilter) -> Vec<ContainerEntry> {
+        self.select_containers(filter, |container| ContainerEntry {
+            facts: container.facts.clone(),
+            phase: container.state.borrow().phase(),
+        })
     }
 
     /// Containers that match, newest first.
     pub fn find_containers(&self, filter: &ContainerFilter) -> Vec<Arc<Container>> {
+        self.select_containers(filter, Arc::clone)
+    }
+
+    fn select_containers<T>(&self, filter: &ContainerFilter, show: impl Fn(&Arc<Container>) -> T) -> Vec<T> {
         let matches = |c: &Arc<Container>| {
             starts(c.plan.id.as_str(), filter.id.as_deref())
                 && starts(c.plan.sandbox.as_str(), filter.sandbox.as_deref())
                 && filter.phase.is_none_or(|phase| c.state.borrow().phase() == phase)
                 && selects(&filter.labels, &c.plan.config.labels)
         };
-        let mut found: Vec<_> = self
-            .read()
-            .containers
-            .values()
-            .filter(|c| matches(c))
-            .cloned()
-            .collect();
-        found.sort_by_key(|c| std::cmp::Reverse(c.plan.created_at));
-        found
+        let tables = self.read();
+        let found = tables.containers.values().filter(|c| matches(c));
+        // With their times beside them: they are all over the memory.
+        let mut found: Vec<_> = found.map(|c| (c.plan.created_at, show(c))).collect();
+        drop(tables);
+        found.sort_unstable_by_key(|(created_at, _)| std::cmp::Reverse(*created_at));
+        found.into_iter().map(|(_, shown)| shown).collect()
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Tables> {

@@ -57,8 +57,8 @@ use crate::{
     cgroup::Cgroups,
     image::{Images, snapshot::Snapshots},
     model::{
-        ContainerFilter, ContainerId, ContainerMetadata, ContainerView, DiskTotals, PodView, SandboxFilter, SandboxId,
-        SandboxMetadata, SandboxView, Stages,
+        ContainerEntry, ContainerFilter, ContainerId, ContainerMetadata, ContainerView, DiskTotals, PodView,
+        SandboxFilter, SandboxId, SandboxMetadata, SandboxView, Stages,
     },
     net::Network,
     store::Shelf,
@@ -191,7 +191,7 @@ impl Pods {
     }
 
     /// Containers that match, newest first. Source: CRI ListContainers.
-    pub fn containers(&self, filter: &ContainerFilter) -> Vec<ContainerView> {
+    pub fn containers(&self, filter: &ContainerFilter) -> Vec<ContainerEntry> {
         self.inner.index.containers(filter)
     }
 

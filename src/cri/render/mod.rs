@@ -18,8 +18,9 @@ pub use usage::{container_stats, sandbox_stats};
 use crate::{
     cri::signal_number,
     model::{
-        Access, ContainerState, ContainerView, FsUsage, IdRange, ImageId, ImageView, Mount, NamespaceMode, Namespaces,
-        Propagation, Resources, SandboxState, SandboxView, Stages, Timestamp, User, UserNamespace,
+        Access, ContainerEntry, ContainerFacts, ContainerPhase, ContainerState, ContainerView, FsUsage, IdRange,
+        ImageId, ImageView, Mount, NamespaceMode, Namespaces, Propagation, Resources, SandboxState, SandboxView,
+        Stages, Timestamp, User, UserNamespace,
     },
 };
 
@@ -118,29 +119,31 @@ fn user_namespace(user: Option<&UserNamespace>) -> wire::UserNamespace {
     }
 }
 
-pub fn container(view: &ContainerView) -> wire::Container {
+pub fn container(entry: &ContainerEntry) -> wire::Container {
+    let facts = &*entry.facts;
     wire::Container {
-        id: view.id.to_string(),
-        pod_sandbox_id: view.sandbox.to_string(),
-        metadata: Some(container_metadata(view)),
-        image: Some(image_spec(view)),
-        image_ref: view.image_id.to_string(),
-        state: container_state(&view.state).into(),
-        created_at: view.created_at.0,
-        labels: strings(&view.config.labels),
-        annotations: strings(&view.config.annotations),
-        image_id: view.image_id.0.clone(),
+        id: facts.id.to_string(),
+        pod_sandbox_id: facts.sandbox.to_string(),
+        metadata: Some(container_metadata(facts)),
+        image: Some(image_spec(facts)),
+        image_ref: facts.image_id.to_string(),
+        state: container_state(entry.phase).into(),
+        created_at: facts.created_at.0,
+        labels: strings(&facts.config.labels),
+        annotations: strings(&facts.config.annotations),
+        image_id: facts.image_id.0.clone(),
     }
 }
 
 /// The same as [`container`], encoded; what never changes of it only once.
-pub fn encoded_container(view: &ContainerView) -> wire::EncodedContainer {
-    let fixed = view
+pub fn encoded_container(entry: &ContainerEntry) -> wire::EncodedContainer {
+    let fixed = entry
+        .facts
         .listed
-        .get_or_init(|| wire::EncodedContainer::fixed(container(view)));
+        .get_or_init(|| wire::EncodedContainer::fixed(container(entry)));
     wire::EncodedContainer {
         fixed: fixed.clone(),
-        state: container_state(&view.state).into(),
+        state: container_state(entry.phase).into(),
     }
 }
 
@@ -154,7 +157,7 @@ pub fn container_status(view: &ContainerView) -> wire::ContainerStatus {
     wire::ContainerStatus {
         id: view.id.to_string(),
         metadata: Some(container_metadata(view)),
-        state: container_state(&view.state).into(),
+        state: container_state(view.state.phase()).into(),
         created_at: view.created_at.0,
         started_at: time(started_at),
         finished_at: exit.as_ref().map_or(0, |exit| exit.finished_at.0),
@@ -181,26 +184,26 @@ pub fn container_status(view: &ContainerView) -> wire::ContainerStatus {
     }
 }
 
-fn container_metadata(view: &ContainerView) -> wire::ContainerMetadata {
+fn container_metadata(facts: &ContainerFacts) -> wire::ContainerMetadata {
     wire::ContainerMetadata {
-        name: view.config.metadata.name.clone(),
-        attempt: view.config.metadata.attempt,
+        name: facts.config.metadata.name.clone(),
+        attempt: facts.config.metadata.attempt,
     }
 }
 
-fn image_spec(view: &ContainerView) -> wire::ImageSpec {
+fn image_spec(facts: &ContainerFacts) -> wire::ImageSpec {
     wire::ImageSpec {
-        image: view.config.image.clone(),
-        user_specified_image: view.config.user_specified_image.clone(),
+        image: facts.config.image.clone(),
+        user_specified_image: facts.config.user_specified_image.clone(),
         ..Default::default()
     }
 }
 
-fn container_state(state: &ContainerState) -> wire::ContainerState {
-    match state {
-        ContainerState::Created => wire::ContainerState::ContainerCreated,
-        ContainerState::Running { .. } => wire::ContainerState::ContainerRunning,
-        ContainerState::Exited { .. } => wire::ContainerState::ContainerExited,
+fn container_state(phase: ContainerPhase) -> wire::ContainerState {
+    match phase {
+        ContainerPhase::Created => wire::ContainerState::ContainerCreated,
+        ContainerPhase::Running => wire::ContainerState::ContainerRunning,
+        ContainerPhase::Exited => wire::ContainerState::ContainerExited,
     }
 }
 
