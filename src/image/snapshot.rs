@@ -201,11 +201,14 @@ impl Snapshots {
         };
         match direct {
             // Before Linux 6.5 overlayfs has no `lowerdir+`; before 6.15 it takes no layer of a detached mount.
-            Err(Errno::INVAL) => by_mount(
-                lower,
-                own,
-                layers.as_ref().map(|layers| (layers.as_fd(), &*self.layers)),
-            ),
+            Err(Errno::INVAL) => {
+                own.map_or(Ok(()), forget_attempt)?;
+                by_mount(
+                    lower,
+                    own,
+                    layers.as_ref().map(|layers| (layers.as_fd(), &*self.layers)),
+                )
+            }
             result => Ok(result?),
         }
     }
@@ -219,8 +222,12 @@ impl Snapshots {
 }
 
 fn remove(folder: &Path) -> Result<(), ImageError> {
+    remove_if_there(folder).map_err(io("remove", folder))
+}
+
+fn remove_if_there(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io("remove", folder)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
@@ -238,6 +245,13 @@ fn by_context(lower: &[&Path], own: Option<&Path>) -> rustix::io::Result<OwnedFd
     }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// Takes away the mark that a volatile overlay leaves, also one that was refused: overlayfs mounts no folder that has it.
+fn forget_attempt(own: &Path) -> io::Result<()> {
+    let work = own.join("work");
+    remove_if_there(&work)?;
+    fs::create_dir(&work)
 }
 
 /// By mount(2) in a mount namespace that ends with its thread; `mapped` is attached there over the folder of layers.
