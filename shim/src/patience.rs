@@ -1,8 +1,9 @@
-//! How long an attached client may keep the container waiting.
+//! How long the reader of an attach may keep the container waiting.
 //!
-//! A client that reads is worth waiting for: a short pause of its machine must not cost it the stream. So while it has
-//! no room, its container's stream is not read. One that takes at least [`RATE`] may go on like that for ever; a slower
-//! one, or one that has stopped, uses its credit up and is dismissed.
+//! The reader is a daemon, which reads at once whatever its own client does. Even so it may be stopped, or have to wait for
+//! a processor. A short pause must not cost it the stream, so while it has no room the container's stream is not read. One
+//! that takes at least [`RATE`] may go on like that for ever; a slower one, or one that has stopped, uses its credit up and
+//! is dismissed.
 
 /// Milliseconds of credit that a client begins with, and the most it can have.
 pub const CREDIT_MS: u64 = 1000;

@@ -77,7 +77,7 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
         images: images.clone(),
         snapshots,
     };
-    let pods = Pods::open(&config.state, config.pod.clone(), with).context("open the run folder")?;
+    let pods = Pods::open(&config.state, &config.root, config.pod.clone(), with).context("open the run folder")?;
     pods.recover().await.context("recover the pods")?;
     pods.probe_user_namespaces().await;
     if config.image.preload_dir.is_some() {

@@ -1,6 +1,6 @@
 //! Attach: to the streams of a container's first process.
 
-use super::{Control, Input, Output, PodError, Pods, Session, Streams, tickets::running};
+use super::{Control, Input, PodError, Pods, Session, Streams, relay::Relay, tickets::running};
 use crate::{
     model::ContainerId,
     shim::{Shim, Wanted},
@@ -10,8 +10,9 @@ impl Pods {
     /// Attaches a client, as it was promised, beside any others: it sees all that the container prints from now on. Input for a container
     /// that has no stdin is dropped, as both peers do. Source: CRI Attach.
     ///
-    /// A client that reads slowly slows the container down to a mebibyte a second at worst; a slower one, or one that
-    /// has stopped, is dismissed after a second (`patience` in the shim's library). The log is never short of anything.
+    /// However slowly a client reads, the container and the other clients go on at their own speed: what the client has
+    /// not taken waits for it on the disk, and when that is too much it is dismissed (`pod::relay`, `pod::spool`). The log
+    /// is never short of anything.
     ///
     /// # Errors
     /// [`PodError::NoContainer`]; [`PodError::WrongState`] when it does not run any more; [`PodError::Shim`] when the container has just ended, or too many clients are attached.
@@ -31,11 +32,13 @@ impl Pods {
             Some(input) => Box::new(input) as Input,
             None => Box::new(tokio::io::sink()),
         };
+        let (relay, [stdout, stderr]) =
+            Relay::start(id.clone(), [attached.stdout, attached.stderr], &self.inner.spools);
         Ok(Session {
             stdin: streams.stdin.then_some(stdin),
-            stdout: attached.stdout.map(|stream| Box::new(stream) as Output),
-            stderr: attached.stderr.map(|stream| Box::new(stream) as Output),
-            control: Control::of_attach(shim, container),
+            stdout,
+            stderr,
+            control: Control::of_attach(shim, container, relay),
         })
     }
 }

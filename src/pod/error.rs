@@ -1,7 +1,8 @@
 //! What can go wrong with a pod, in the words of the CRI.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
+use super::spool::Behind;
 use crate::{
     cgroup::CgroupError,
     checkpoint::CheckpointError,
@@ -62,7 +63,7 @@ pub enum PodError {
     #[error("{0} streaming calls wait for their clients already")]
     TooManyStreams(usize),
     #[error("the client read too slowly for what the container prints and was detached")]
-    TooSlow,
+    TooSlow(#[source] Arc<Behind>),
     #[error("nothing answers on port {port} in the pod: 127.0.0.1: {v4}; ::1: {v6}")]
     NoListener {
         port: u16,
@@ -108,7 +109,7 @@ impl PodError {
             Self::SandboxNotReady(_) | Self::WrongState { .. } => ErrorKind::FailedPrecondition,
             Self::Ambiguous { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::ImageVolume { kind, .. } => *kind,
-            Self::TooManyStreams(_) | Self::TooSlow => ErrorKind::ResourceExhausted,
+            Self::TooManyStreams(_) | Self::TooSlow(_) => ErrorKind::ResourceExhausted,
             Self::NoListener { .. } => ErrorKind::Unavailable,
             Self::ExecTimeout(_) | Self::Unkillable(_) => ErrorKind::DeadlineExceeded,
             Self::Missed { .. } => ErrorKind::ResourceExhausted,

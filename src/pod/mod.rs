@@ -26,9 +26,11 @@ mod meter;
 mod pins;
 mod records;
 mod recover;
+mod relay;
 mod remove;
 mod run;
 mod session;
+mod spool;
 mod start;
 mod stats;
 mod stop;
@@ -67,6 +69,7 @@ use crate::{
 use flight::Flights;
 use index::Index;
 use meter::Meter;
+use spool::Spools;
 use tickets::Tickets;
 
 /// Node policy for pods.
@@ -127,14 +130,15 @@ struct Inner {
     runs: Flights<SandboxMetadata, SandboxId>,
     creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
     tickets: Tickets,
+    spools: Spools,
 }
 
 impl Pods {
-    /// Pods whose records are below `state`; call [`Pods::recover`] before serving.
+    /// Pods whose records are below `state`, with `root` on a disk; call [`Pods::recover`] before serving.
     ///
     /// # Errors
     /// [`PodError::Store`] when the run folder cannot be made, [`PodError::Io`] when the boot id cannot be read.
-    pub fn open(state: &Path, config: Config, with: Mechanisms) -> Result<Self, PodError> {
+    pub fn open(state: &Path, root: &Path, config: Config, with: Mechanisms) -> Result<Self, PodError> {
         let path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot_id = std::fs::read_to_string(path)
             .map_err(|source| PodError::Io {
@@ -162,6 +166,7 @@ impl Pods {
             runs: Flights::default(),
             creates: Flights::default(),
             tickets: Tickets::default(),
+            spools: Spools::below(root),
         };
         let inner = Arc::new(inner);
         inner.meter.watch(Arc::downgrade(&inner));

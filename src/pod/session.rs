@@ -21,7 +21,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{PodError, index::Container, pins::io_error};
+use super::{PodError, index::Container, pins::io_error, relay::Relay, spool::Behind};
 use crate::{
     model::ContainerState,
     shim::Shim,
@@ -59,6 +59,7 @@ enum Handle {
     Attach {
         shim: Shim,
         container: Arc<Container>,
+        relay: Relay,
     },
 }
 
@@ -81,8 +82,8 @@ impl Control {
         (Self(handle), code)
     }
 
-    pub(super) fn of_attach(shim: Shim, container: Arc<Container>) -> Self {
-        Self(Handle::Attach { shim, container })
+    pub(super) fn of_attach(shim: Shim, container: Arc<Container>, relay: Relay) -> Self {
+        Self(Handle::Attach { shim, container, relay })
     }
 
     /// Changes the size of the terminal.
@@ -117,17 +118,19 @@ impl Control {
     ///
     /// # Errors
     /// [`PodError::Zygote`] when the exec's end was not seen; [`PodError::TooSlow`] when an attach was ended because
-    /// its client did not read.
+    /// its client was too far behind.
     pub async fn wait(&self) -> Result<i32, PodError> {
         match &self.0 {
             Handle::Exec { code, .. } => {
                 let code = code.clone().wait_for(Option::is_some).await.map(|code| *code);
                 code.ok().flatten().ok_or(PodError::Zygote(ZygoteError::Lost))
             }
-            Handle::Attach { shim, container } => {
+            Handle::Attach { shim, container, relay } => {
+                // First: one that missed something is told so, however the container ended meanwhile.
+                relay.ended().await.map_err(PodError::TooSlow)?;
                 tokio::select! {
                     code = exit_code(container) => code,
-                    () = shim.dismissed() => Err(PodError::TooSlow),
+                    () = shim.dismissed() => Err(PodError::TooSlow(Arc::new(Behind::Daemon))),
                 }
             }
         }

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::sys::{fdpass, reactor::watch};
 
-/// Bytes that an attached client may be behind before its container waits for it; a quarter of them, as the kernel
+/// Bytes that we may be behind before an attached container waits for us; a quarter of them, as the kernel
 /// counts them (`unix_writable` in net/unix/af_unix.c).
 const BEHIND: usize = 4 << 20;
 
@@ -110,7 +110,7 @@ impl Shim {
         let _ = self.life.clone().wait_for(|life| *life == Life::Over).await;
     }
 
-    /// Waits until the shim has ended this attach because its client was too slow; for ever when that does not happen.
+    /// Waits until the shim has ended this attach because we read too slowly; for ever when that does not happen.
     pub async fn dismissed(&self) {
         if self.life.clone().wait_for(|life| *life == Life::TooSlow).await.is_err() {
             std::future::pending().await

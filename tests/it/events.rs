@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::Read,
     process::{Child, Stdio},
     thread,
@@ -222,9 +223,11 @@ fn an_exit_while_the_daemon_is_dead_is_in_the_status_of_the_next() {
     let mut node = Node::start();
     node.pull("shell");
     let pod = node.pod(|_| {});
-    let container = pod.run_container("shell", &["sh", "-c", "sleep 0.3; exit 7"]);
+    let container = pod.run_container("shell", &["sh", "-c", "until [ -e /go ]; do sleep 0.05; done; exit 7"]);
+    let go = format!("/proc/{}/root/go", container.pid());
     node.daemon.kill9();
-    thread::sleep(Duration::from_millis(600));
+    fs::write(go, "").expect("told to go");
+    node.wait_exit_recorded(&container);
     node.daemon.restart();
     let mut events = node.cri.events();
     let request = v1::PodSandboxStatusRequest {

@@ -2,12 +2,15 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use crate::harness::{Node, hierarchies, http, own_network};
+use crate::harness::{Node, eventually, hierarchies, http, own_network};
 
 #[test]
 fn lists_wait_for_nobody() {
@@ -34,11 +37,14 @@ fn lists_wait_for_nobody() {
     // A stop that takes its time, and a pull from a registry that does not answer.
     let line = "trap '' TERM; while :; do sleep 1; done";
     let stubborn = pods[0].run_container("shell", &["sh", "-c", line]);
-    let silent = http::Server::start(0, |_, _| {
-        thread::sleep(Duration::from_secs(5));
+    let over = Arc::new(AtomicBool::new(false));
+    let lists_are_over = over.clone();
+    let silent = http::Server::start(0, move |_, _| {
+        eventually("the lists are over", Duration::from_secs(60), || {
+            lists_are_over.load(Ordering::Relaxed).then_some(())
+        });
         http::Answer::Say("404 Not Found", String::new(), String::new())
     });
-    let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| stubborn.stop(6));
         scope.spawn(|| {

@@ -1,6 +1,6 @@
 //! Out of memory, told as the reason: every time.
 
-use std::thread;
+use std::{fs, thread};
 
 use crate::harness::{Container, Node, Pod, skipped, v1};
 
@@ -27,8 +27,8 @@ fn killed(pod: &Pod, command: &[&str]) -> Container {
 
 #[test]
 fn every_oom_kill_is_told_as_one() {
-    let cgroups = std::fs::read_to_string("/proc/self/cgroup").expect("cgroups");
-    let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let cgroups = fs::read_to_string("/proc/self/cgroup").expect("cgroups");
+    let unified = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     if !cgroups.contains(":memory:") && !unified.contains("memory") {
         return skipped(
             "every_oom_kill_is_told_as_one",
@@ -69,9 +69,18 @@ fn every_oom_kill_is_told_as_one() {
     let survived = killed(&pod, &["sh", "-c", &format!("{EATER}; exit 0")]).wait();
     assert_eq!((survived.exit_code, survived.reason.as_str()), (0, "Completed"));
     // While no daemon runs the cgroup keeps the count for the next one.
-    let late = killed(&pod, &["sh", "-c", &format!("sleep 0.5; exec {EATER}")]);
+    let late = killed(
+        &pod,
+        &[
+            "sh",
+            "-c",
+            &format!("until [ -e /go ]; do sleep 0.05; done; exec {EATER}"),
+        ],
+    );
+    let go = format!("/proc/{}/root/go", late.pid());
     node.daemon.kill9();
-    thread::sleep(std::time::Duration::from_secs(2));
+    fs::write(go, "").expect("told to go");
+    node.wait_exit_recorded(&late);
     node.daemon.restart();
     let status = late.wait();
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));

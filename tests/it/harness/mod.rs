@@ -142,6 +142,14 @@ impl Node {
         Pod::run(&self.cri, &self.cgroup_parent(), &logs, edit)
     }
 
+    /// Waits until a container's shim has put its exit on record, for which no daemon is needed.
+    pub fn wait_exit_recorded(&self, container: &Container) {
+        let record = self.dir().join("state/containers").join(&container.id).join("exit");
+        eventually("the exit is on record", Duration::from_secs(20), || {
+            record.exists().then_some(())
+        });
+    }
+
     /// `crictl` against this daemon.
     pub fn crictl(&self, arguments: &[&str]) -> Output {
         self.crictl_command(arguments)
