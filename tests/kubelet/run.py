@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Runs a real kubelet against inro, and looks at what its pods do.
+
+    tests/kubelet/run.py [--cluster] [--inro FILE] [--keep] [NAME...]
+
+Static pods alone, or with --cluster also a one-node cluster: etcd, API server, controller manager, scheduler and
+kube-proxy beside the kubelet. NAME chooses checks. Needs root, what `tests/run` prepares and `tests/kubelet/build.sh`
+built. All of it runs in network and mount namespaces of its own. At the end: `N passed, N failed, N skipped`.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import cluster  # noqa: E402
+import static_pods  # noqa: E402
+from node import KUBE, Node, servers  # noqa: E402
+
+ISOLATED = "INRO_KUBELET_ISOLATED"
+
+
+def main():
+    arguments = parse()
+    if ISOLATED not in os.environ:
+        os.environ[ISOLATED] = "1"
+        # Shared again inside: volumes that a pod mounts must reach the kubelet and back.
+        os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "slave", "sh", "-ec",
+                              'mount --make-rshared / && exec "$@"', "sh", sys.executable, *sys.argv])
+    if not os.path.exists(f"{KUBE}/version"):
+        sys.exit("kubelet: run tests/kubelet/build.sh first")
+    sys.exit(run(arguments))
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cluster", action="store_true", help="with a control plane")
+    parser.add_argument("--inro", default=servers.INRO)
+    parser.add_argument("--keep", action="store_true", help="leave logs behind")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    return parser.parse_args()
+
+
+def run(arguments):
+    # Short: a shim's socket lies below it.
+    work = tempfile.mkdtemp(prefix="kubelet-", dir="/run")
+    node = Node(work, arguments.inro, arguments.cluster)
+    # As an exception, so that nothing stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    checks = static_pods.CHECKS + (cluster.CHECKS if arguments.cluster else [])
+    checks = [check for check in checks if not arguments.names or check.__name__ in arguments.names]
+    passed = failed = 0
+    try:
+        began = time.monotonic()
+        node.start()
+        print(f"kubelet: the node is up after {time.monotonic() - began:.1f} s", flush=True)
+        for check in checks:
+            began = time.monotonic()
+            try:
+                check(node)
+                passed += 1
+                print(f"kubelet: ok: {check.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
+            except Exception:
+                failed += 1
+                print(f"kubelet: FAILED: {check.__name__} ({time.monotonic() - began:.1f} s)\n{traceback.format_exc()}", flush=True)
+    except BaseException:
+        failed += 1
+        traceback.print_exc()
+    finally:
+        try:
+            node.stop()
+        except Exception:
+            failed += 1
+            traceback.print_exc()
+        if arguments.keep or failed:
+            keep(work, node)
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"{passed} passed, {failed} failed, 0 skipped")
+    return 1 if failed else 0
+
+
+def keep(work, node):
+    """The logs, beside other results of tests."""
+    kept = f"{servers.TARGET}/kubelet"
+    shutil.rmtree(kept, ignore_errors=True)
+    os.makedirs(kept)
+    for name in os.listdir(work):
+        if name.endswith(".log"):
+            shutil.copy(f"{work}/{name}", kept)
+    if os.path.exists(f"{work}/inro/log"):
+        shutil.copy(f"{work}/inro/log", f"{kept}/inro.log")
+    print(f"kubelet: logs are in {kept}")
+
+
+if __name__ == "__main__":
+    main()
