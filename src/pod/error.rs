@@ -91,7 +91,7 @@ pub enum PodError {
     Lockdown(#[from] LockdownError),
     #[error("network")]
     Net(#[from] NetError),
-    #[error("class")]
+    #[error(transparent)]
     Resctrl(#[from] ResctrlError),
     #[error("shim")]
     Shim(#[from] ShimError),

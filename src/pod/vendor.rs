@@ -25,7 +25,7 @@ use super::{
     volumes::detached,
 };
 use crate::{
-    model::{Hook, Moment, NetDevice, SandboxId, chain},
+    model::{Hook, Moment, NetDevice, SandboxId, SandboxState, chain},
     net::MovedDevice,
     resctrl,
     spec::CdiEdits,
@@ -210,11 +210,13 @@ impl Inner {
             .flat_map(|other| other.net_devices)
             .map(|moved| moved.device)
             .collect();
-        let pins = self.sandboxes.folder(plan.sandbox.as_str()).path().to_owned();
+        // A pod that was stopped has no network any more: its end brought them back.
+        let pod = self.index.sandbox(plan.sandbox.as_str()).ok();
+        let pod = pod.filter(|pod| pod.status.borrow().state == SandboxState::Ready);
         let folder = folder.clone();
         blocking(move || {
             let idle = vendor.net_devices.iter().filter(|moved| !used.contains(&moved.device));
-            let returned = bring_back(idle, &pins);
+            let returned = pod.map_or(Ok(()), |pod| bring_back(idle, pod.folder.path()));
             let removed = vendor.class.as_ref().map_or(Ok(()), resctrl::Group::remove);
             let hooks = vendor.hooks_at(&[Moment::Poststop]);
             if !hooks.is_empty() {
@@ -256,7 +258,6 @@ fn bring_back<'a>(devices: impl Iterator<Item = &'a MovedDevice>, pins: &Path) -
     if devices.peek().is_none() {
         return Ok(());
     }
-    // A pod that was stopped has no network any more: its end brought them back.
     let Some(netns) = pins::open_namespaces(pins)?.net else {
         return Ok(());
     };

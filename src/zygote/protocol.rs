@@ -276,6 +276,7 @@ pub(super) fn namespace_number(kind: NamespaceKind) -> i32 {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Request {
     Namespaces(NamespacesRequest),
     PodInit {

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::{Container, Node, Pod, eventually, own_network, v1};
+use crate::harness::{Container, Node, Pod, eventually, own_network, signal, v1};
 
 /// A daemon whose CDI files are in a folder of the test's, and that folder, where hooks leave what they saw.
 struct Ground {
@@ -41,6 +41,15 @@ mkdir "$root/mounted-by-a-hook" && mount -t tmpfs hook "$root/mounted-by-a-hook"
 echo inside > "$root/mounted-by-a-hook/file"
 [ ! -x /sbin/ldconfig ] || /sbin/ldconfig -r "$root" || exit 6
 "#;
+
+/// Never ends; tells its pid as the node has it, which is another in the container.
+const HANG: &str = "#!/bin/sh
+read pid rest < /proc/self/stat
+echo $pid > $1/$2.new
+mv $1/$2.new $1/$2
+echo waiting >&2
+exec sleep 1000
+";
 
 impl Ground {
     fn new() -> Self {
@@ -251,10 +260,7 @@ fn hooks_work_in_a_user_namespace() {
 fn a_hook_that_fails_fails_the_create_and_says_why() {
     let ground = Ground::new();
     ground.script("fail", "#!/bin/sh\necho 'no driver is loaded' >&2\nexit 3\n");
-    ground.script(
-        "hang",
-        "#!/bin/sh\necho $$ > $1/$2\necho waiting >&2\nexec sleep 1000\n",
-    );
+    ground.script("hang", HANG);
     let pod = ground.node.pod(|_| {});
     for moment in ["prestart", "createRuntime", "createContainer"] {
         let stop = ground.hook("poststop", "record", &format!("stop-{moment}"));
@@ -331,26 +337,15 @@ fn a_start_hook_that_fails_fails_the_start() {
 #[test]
 fn a_daemon_killed_in_a_hook_leaves_nothing() {
     let mut ground = Ground::new();
-    ground.script(
-        "hang",
-        "#!/bin/sh\necho $$ > $1/$2.new\nmv $1/$2.new $1/$2\nexec sleep 1000\n",
-    );
-    // The host's number of a hook in the container's pid namespace.
-    ground.script(
-        "hang-inside",
-        "#!/bin/sh\nsed -n 's/^Pid:[^0-9]*//p' /proc/self/status > /dev/null\nread pid rest < /proc/self/stat\n\
-         echo $pid > $1/$2.new\nmv $1/$2.new $1/$2\nexec sleep 1000\n",
-    );
+    ground.script("hang", HANG);
     let pod = ground.node.pod(|_| {});
-    for (moment, script) in [("createRuntime", "hang"), ("createContainer", "hang-inside")] {
+    for moment in ["createRuntime", "createContainer"] {
         let stop = ground.hook("poststop", "record", &format!("stop-{moment}"));
-        ground.device(&json!({"hooks": [ground.hook(moment, script, moment), stop]}));
+        ground.device(&json!({"hooks": [ground.hook(moment, "hang", moment), stop]}));
         thread::scope(|scope| {
             let create = scope.spawn(|| ground.create(&pod).map(drop));
             ground.pid_of(moment);
-            // Through the handle that the harness has: the call under way only borrows the pod and the files.
-            let pid = ground.node.daemon.pid();
-            crate::harness::signal(pid, rustix::process::Signal::KILL);
+            signal(ground.node.daemon.pid(), rustix::process::Signal::KILL);
             assert!(create.join().expect("no panic").is_err());
         });
         ground.node.daemon.kill9();

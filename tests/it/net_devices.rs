@@ -99,6 +99,9 @@ fn an_interface_moves_with_its_addresses_and_comes_back() {
     assert!(ip(None, &["link", "show", "inro-it0"]).is_none());
     pod.stop();
     is_whole(&ip(None, &["addr", "show", "inro-it0"]).expect("it is back"));
+    third.remove();
+    let log = node.daemon.log_tail();
+    assert!(!log.contains("cannot take back"), "{log}");
 }
 
 #[test]
