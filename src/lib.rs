@@ -7,7 +7,7 @@
 //! | assembly | [`cli`] [`daemon`] [`config`] |
 //! | faces | [`cri`] [`stream`] |
 //! | domain | [`pod`] |
-//! | mechanisms | [`spec`] [`lockdown`] [`cgroup`] [`net`] [`image`] [`zygote`] [`shim`] [`store`] [`checkpoint`] |
+//! | mechanisms | [`spec`] [`lockdown`] [`cgroup`] [`net`] [`image`] [`zygote`] [`shim`] [`store`] [`checkpoint`] [`resctrl`] |
 //! | ground | [`model`] [`sys`] [`durable`] |
 
 pub mod cgroup;
@@ -22,6 +22,7 @@ pub mod lockdown;
 pub mod model;
 pub mod net;
 pub mod pod;
+pub mod resctrl;
 pub mod shim;
 pub mod spec;
 pub mod store;

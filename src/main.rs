@@ -1,7 +1,7 @@
 use std::{env::args_os, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
-    // Two hidden commands come before everything else: they run on what they were executed with, and the zygote must
+    // Hidden commands come before everything else: they run on what they were executed with, and the zygote must
     // never see a second thread.
     let args: Vec<_> = args_os().skip(1).collect();
     match args.first().and_then(|arg| arg.to_str()) {
@@ -9,6 +9,7 @@ fn main() -> ExitCode {
         Some("unpack-worker") if args.len() == 3 => {
             inro::image::unpack::worker_main(Path::new(&args[1]), &args[2].to_string_lossy())
         }
+        Some("halt") if args.len() == 1 => inro::zygote::halt_main(),
         _ => inro::cli::main(),
     }
 }

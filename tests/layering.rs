@@ -19,6 +19,7 @@ const ROWS: [&[&str]; 5] = [
         "shim",
         "store",
         "checkpoint",
+        "resctrl",
     ],
     &["pod"],
     &["cri", "stream", "metrics"],

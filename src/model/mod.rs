@@ -16,6 +16,7 @@ mod security;
 mod stages;
 mod time;
 mod usage;
+mod vendor;
 
 pub use base_mount::BaseMount;
 pub use container::*;
@@ -29,3 +30,4 @@ pub use security::*;
 pub use stages::*;
 pub use time::*;
 pub use usage::*;
+pub use vendor::*;

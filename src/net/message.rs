@@ -74,19 +74,47 @@ pub fn framed(kind: u16, flags: u16, sequence: u32, message: &[u8]) -> Vec<u8> {
 /// # Errors
 /// An answer of another kind.
 pub fn verdict(answer: &[u8]) -> std::io::Result<(u32, std::io::Result<()>)> {
-    let word = |at: usize| {
-        let bytes = answer.get(at..at + 4)?.try_into().ok()?;
-        Some(u32::from_ne_bytes(bytes))
-    };
     let kind = answer.get(4..6).map(|kind| u16::from_ne_bytes([kind[0], kind[1]]));
-    match (kind, word(8), word(HEADER)) {
+    match (kind, word(answer, 8), word(answer, HEADER)) {
         (Some(ERROR), Some(sequence), Some(0)) => Ok((sequence, Ok(()))),
         (Some(ERROR), Some(sequence), Some(errno)) => {
             let error = std::io::Error::from_raw_os_error(errno.cast_signed().wrapping_neg());
             Ok((sequence, Err(error)))
         }
-        _ => Err(std::io::Error::other("an answer of another kind")),
+        _ => Err(cut()),
     }
+}
+
+/// The messages of a datagram: kind, and what follows the header. What is cut is left out.
+pub fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::try_from(word(datagram, 0)?).ok()?;
+        let body = datagram.get(HEADER..length)?;
+        let kind = u16::from_ne_bytes([datagram[4], datagram[5]]);
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, body))
+    })
+}
+
+/// The attributes in a message: kind without its flags, and value. What is cut is left out.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let value = bytes.get(4..length)?;
+        let kind = u16::from_ne_bytes([bytes[2], bytes[3]]) & 0x3fff;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The number of the host's order at `at`.
+pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// What a message that ends too early is.
+pub fn cut() -> io::Error {
+    io::Error::other("an answer of another kind")
 }
 
 pub const REQUEST: u16 = 0x1;
@@ -94,6 +122,8 @@ pub const ACK: u16 = 0x4;
 pub const EXCL: u16 = 0x200;
 pub const CREATE: u16 = 0x400;
 pub const APPEND: u16 = 0x800;
+pub const DUMP: u16 = 0x300;
+pub const DONE: u16 = 3;
 const ERROR: u16 = 2;
 const HEADER: usize = 16;
 
@@ -113,6 +143,30 @@ mod test {
         ];
         if cfg!(target_endian = "little") {
             assert_eq!(message.bytes, expected.concat());
+        }
+    }
+
+    #[test]
+    fn messages_and_attributes_come_back_and_cut_ones_do_not() {
+        let mut message = Message::default();
+        message.text(3, "abc");
+        message.raw(1 | NESTED, &[1, 2, 3]);
+        let read: Vec<_> = attributes(&message.bytes).collect();
+        assert_eq!(read, [(3, &b"abc\0"[..]), (1, &[1, 2, 3][..])]);
+        let both = [framed(16, 0, 1, &message.bytes), framed(3, 0, 1, &[0; 4])].concat();
+        let read: Vec<_> = messages(&both).collect();
+        assert_eq!(read, [(16, &message.bytes[..]), (3, &[0; 4][..])]);
+        for cut in 0..both.len() {
+            assert!(messages(&both[..cut]).count() < 2);
+            assert!(attributes(&both[..cut]).count() <= both.len());
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_are_read_for_ever(bytes: Vec<u8>) {
+            assert!(messages(&bytes).count() <= bytes.len());
+            assert!(attributes(&bytes).count() <= bytes.len());
         }
     }
 

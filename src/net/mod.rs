@@ -6,6 +6,7 @@
 //! table with the bridge's name.
 
 mod conntrack;
+mod device;
 mod lease;
 mod message;
 mod netlink;
@@ -27,9 +28,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{ErrorKind, PortMapping, Protocol, SandboxConfig, SandboxId},
+    model::{ErrorKind, NetDevice, PortMapping, Protocol, SandboxConfig, SandboxId},
     sys::thread::in_network_namespace,
 };
+pub use device::MovedDevice;
 use lease::{Leases, Subnet};
 use netlink::Netlink;
 use ports::{Opening, Ports};
@@ -97,6 +99,13 @@ pub enum NetError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("config.CDI_devices: {device}: netDevices: {name:?}: {why}")]
+    Device {
+        device: String,
+        name: String,
+        why: String,
+        source: Option<io::Error>,
+    },
     #[error("{what}")]
     Netlink { what: String, source: io::Error },
 }
@@ -106,10 +115,21 @@ impl NetError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Config { .. } | Self::Subnet { .. } | Self::HostPort { .. } => ErrorKind::InvalidArgument,
-            Self::GatewayTaken { .. } | Self::NoAddresses => ErrorKind::FailedPrecondition,
+            Self::GatewayTaken { .. } | Self::NoAddresses | Self::Device { .. } => ErrorKind::FailedPrecondition,
             Self::PortTaken { .. } => ErrorKind::AlreadyExists,
             Self::Exhausted { .. } => ErrorKind::ResourceExhausted,
             _ => ErrorKind::Internal,
+        }
+    }
+}
+
+impl NetError {
+    fn device(device: &NetDevice, why: &str, source: Option<io::Error>) -> Self {
+        Self::Device {
+            device: device.device.clone(),
+            name: device.host_name.clone(),
+            why: why.to_owned(),
+            source,
         }
     }
 }

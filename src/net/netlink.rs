@@ -12,7 +12,9 @@ use rustix::net::{
 };
 
 use super::{
-    message::{ACK, CREATE, EXCL, Message, REQUEST, framed, socket, verdict},
+    message::{
+        ACK, CREATE, DONE, DUMP, EXCL, Message, REQUEST, attributes, cut, framed, messages, socket, verdict, word,
+    },
     octets,
 };
 
@@ -20,7 +22,9 @@ const NEWLINK: u16 = 16;
 const DELLINK: u16 = 17;
 const NEWADDR: u16 = 20;
 const NEWROUTE: u16 = 24;
+const GETLINK: u16 = 18;
 const SETLINK: u16 = 19;
+const GETADDR: u16 = 22;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -34,6 +38,9 @@ const INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+const PERMANENT: u32 = 0x80;
 const RTA_GATEWAY: u16 = 5;
 const RTA_OIF: u16 = 4;
 const UP: u32 = 1;
@@ -128,6 +135,58 @@ impl Netlink {
         self.send(NEWROUTE, CREATE | EXCL, message)
     }
 
+    /// Whether an interface is up.
+    pub fn is_up(&mut self, index: u32) -> io::Result<bool> {
+        self.sequence += 1;
+        let bytes = framed(GETLINK, REQUEST, self.sequence, &link_header(index, 0));
+        sendto(&self.socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        let answer = self.receive()?;
+        let mut messages = messages(&answer);
+        match messages.next() {
+            Some((NEWLINK, body)) => word(body, 8).map(|flags| flags & UP != 0).ok_or_else(cut),
+            _ => Err(verdict(&answer)?.1.err().unwrap_or_else(cut)),
+        }
+    }
+
+    /// Moves an interface to another namespace, where it gets the name `name`. It is down then and has no addresses.
+    pub fn relocate(&mut self, index: u32, netns: RawFd, name: &str) -> io::Result<()> {
+        // Renamed after the move, which takes it down: so the name need be free only there.
+        let mut message = link(index, 0);
+        message.number(IFLA_NET_NS_FD, netns.cast_unsigned());
+        message.text(IFLA_IFNAME, name);
+        self.send(SETLINK, 0, message)
+    }
+
+    /// The addresses of an interface, of any family.
+    pub fn addresses(&mut self, index: u32) -> io::Result<Vec<Address>> {
+        self.sequence += 1;
+        let all = framed(GETADDR, REQUEST | DUMP, self.sequence, &[0; 8]);
+        sendto(&self.socket, &all, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        let mut addresses = Vec::new();
+        loop {
+            let answer = self.receive()?;
+            for (kind, body) in messages(&answer) {
+                match kind {
+                    NEWADDR if word(body, 4) == Some(index) => addresses.extend(Address::parse(body)),
+                    NEWADDR => {}
+                    DONE => return Ok(addresses),
+                    _ => return Err(verdict(&answer)?.1.err().unwrap_or_else(cut)),
+                }
+            }
+        }
+    }
+
+    /// Gives an interface an address that another namespace took from it.
+    pub fn add(&mut self, index: u32, address: &Address) -> io::Result<()> {
+        let mut bytes = vec![address.family, address.prefix, 0, address.scope];
+        bytes.extend(index.to_ne_bytes());
+        let mut message = Message { bytes };
+        for (kind, value) in &address.attributes {
+            message.raw(*kind, value);
+        }
+        existing(self.send(NEWADDR, CREATE | EXCL, message))
+    }
+
     /// Deletes an interface; one that is gone is no error.
     pub fn delete(&mut self, name: &str) -> io::Result<()> {
         let mut message = link(0, 0);
@@ -138,6 +197,14 @@ impl Netlink {
         }
     }
 
+    /// One datagram: a dump's parts are at most 32 KiB.
+    fn receive(&self) -> io::Result<Vec<u8>> {
+        let mut answer = vec![0u8; 64 << 10];
+        let (count, _) = recv(&self.socket, &mut answer[..], RecvFlags::empty())?;
+        answer.truncate(count);
+        Ok(answer)
+    }
+
     /// Sends one message and waits for the kernel's answer to it.
     fn send(&mut self, kind: u16, flags: u16, message: Message) -> io::Result<()> {
         self.sequence += 1;
@@ -146,6 +213,44 @@ impl Netlink {
         let mut answer = [0u8; 4096];
         let (count, _) = recv(&self.socket, &mut answer[..], RecvFlags::empty())?;
         verdict(&answer[..count])?.1
+    }
+}
+
+/// An address of an interface, as the kernel tells and takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    family: u8,
+    prefix: u8,
+    scope: u8,
+    flags: u32,
+    /// Those that make the address: not its label, which has the interface's name in it, nor its age.
+    attributes: Vec<(u16, Vec<u8>)>,
+}
+
+impl Address {
+    /// From `struct ifaddrmsg` and what follows.
+    fn parse(body: &[u8]) -> Option<Self> {
+        let &[family, prefix, old_flags, scope] = body.get(..4)? else {
+            return None;
+        };
+        let attributes: Vec<_> = attributes(body.get(8..)?)
+            .filter(|(kind, _)| [IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS].contains(kind))
+            .map(|(kind, value)| (kind, value.to_vec()))
+            .collect();
+        let flags = attributes.iter().find(|(kind, _)| *kind == IFA_FLAGS);
+        let flags = flags.and_then(|(_, value)| word(value, 0)).unwrap_or(old_flags.into());
+        Some(Self {
+            family,
+            prefix,
+            scope,
+            flags,
+            attributes,
+        })
+    }
+
+    /// Whether it goes where its interface goes: permanent, and of global scope.
+    pub fn is_kept(&self) -> bool {
+        self.flags & PERMANENT != 0 && self.scope == 0
     }
 }
 

@@ -14,20 +14,21 @@ use super::{
     pins::{self, io_error},
     records::{ContainerPlan, ContainerSpec, ContainerStatus},
     userns,
+    vendor::VendorPlan,
     volumes::{self, Volumes, detached},
 };
 use crate::{
     image::snapshot::Mapped,
     lockdown::{self, capabilities, seccomp},
     model::{
-        ContainerConfig, ContainerId, ContainerState, ImageMount, ImageView, LayerUsage, Mount, NamespaceMode,
+        ContainerConfig, ContainerId, ContainerState, ImageMount, ImageView, LayerUsage, Moment, Mount, NamespaceMode,
         SandboxState, Security, Stages, Stopwatch, Timestamp, User, UserNamespace,
     },
     shim::Shim,
     spec::{self, SpecInput},
     store::{Folder, Name},
     sys::mount::set_readonly,
-    zygote::{self, CreateRequest, NamespaceFds, NamespaceKind, PodNamespaces},
+    zygote::{self, CreateRequest, Halt, HookState, NamespaceFds, NamespaceKind, PodNamespaces},
 };
 
 impl Pods {
@@ -52,6 +53,9 @@ type SpecNamespace = (&'static str, Option<PathBuf>);
 /// What the daemon prepares before the zygote is asked.
 struct Prepared {
     request: CreateRequest,
+    /// Our end, when init is to halt.
+    halt: Option<Halt>,
+    vendor: VendorPlan,
     spec: ContainerSpec,
     stages: Stages,
 }
@@ -145,7 +149,8 @@ impl Inner {
             blocking(move || inner.prepare(&plan, &folder, &sandbox, &image, &volumes)).await?
         };
         watch.lap_with(prepared.stages, "hand-over");
-        let created = self.with.zygote.create(prepared.request).await?;
+        let (halt, vendor) = (prepared.halt, &prepared.vendor);
+        let created = self.create_with_vendor(prepared.request, halt, vendor, folder).await?;
         watch.lap_with(created.stages, "answer");
         let spec = ContainerSpec {
             init: created.init_pid,
@@ -188,8 +193,10 @@ impl Inner {
         lockdown::rootfs::check(rootfs.as_fd())?;
         let mut user = lockdown::user::resolve(rootfs.as_fd(), &image.config.user, security)?;
         let mut devices = spec::resolve_devices(&plan.config.devices, security.privileged)?;
-        let config = self.with_cdi(&plan.config, ids.as_ref(), &mut user, &mut devices)?;
+        let (config, edits) = self.with_cdi(&plan.config, ids.as_ref(), &mut user, &mut devices)?;
         let config = &config;
+        let mut vendor = self.plan_vendor(plan, edits, pinned.net.as_ref().map(AsFd::as_fd))?;
+        let place = vendor.place(&self.state);
         let owner = userns::host_ids(ids.as_ref(), &user)?;
         let capabilities = capabilities::resolve(security)?;
         watch.lap("root and user");
@@ -206,7 +213,7 @@ impl Inner {
             images: volumes,
             mapped,
         };
-        let (mounts, staged) = volumes.open(&config.mounts)?;
+        let (mounts, staged) = volumes.open(&config.mounts, &place)?;
         let files = volumes::pod_files(sandbox, config)?;
         let cgroups = self.cgroup_view(plan)?;
         watch.lap("volumes");
@@ -219,11 +226,13 @@ impl Inner {
             user: &user,
             capabilities,
             capability_names: capabilities::names,
-            rootfs: zygote::staged_rootfs(),
+            rootfs: place.root_of_spec(),
             staged: &staged,
             namespaces,
             hostname: hostname.trim_end(),
+            halt: vendor.halts().then_some(zygote::HALT_PROGRAM),
         })?;
+        vendor.state = hook_state(plan, folder, &generated);
         let process = generated.process().clone().unwrap_or_default();
         lockdown::rootfs::ensure_dir(rootfs.as_fd(), process.cwd(), root)?;
         let path = folder.path().join("config.json");
@@ -231,6 +240,8 @@ impl Inner {
         fs::write(&path, text).map_err(|source| io_error("write", &path, source))?;
 
         watch.lap("spec");
+        self.begin_vendor(&vendor, folder, namespace_fds.net.as_ref().map(AsFd::as_fd))?;
+        let (halt, halt_request) = self.halt_for(&vendor)?;
 
         let memfd = filter.map(|filter| filter.to_memfd()).transpose();
         let request = CreateRequest {
@@ -257,6 +268,13 @@ impl Inner {
             owner,
             cwd: process.cwd().clone(),
             oom_score_adj: config.resources.oom_score_adj,
+            place,
+            halt: halt_request,
+            start_hooks: vendor.hooks_at(&[Moment::StartContainer]),
+            state: HookState {
+                status: "created".into(),
+                ..vendor.state.clone()
+            },
         };
         let spec = ContainerSpec {
             stop_signal: spec::stop_signal(config, &image.config),
@@ -271,31 +289,33 @@ impl Inner {
         watch.lap("descriptors");
         Ok(Prepared {
             request,
+            halt,
+            vendor,
             spec,
             stages: watch.stages(),
         })
     }
 
-    /// What was asked for, with what its CDI devices bring.
+    /// What was asked for, with what its CDI devices bring; and the rest of that.
     fn with_cdi(
         &self,
         config: &ContainerConfig,
         namespace: Option<&UserNamespace>,
         user: &mut User,
         devices: &mut spec::Devices,
-    ) -> Result<ContainerConfig, PodError> {
+    ) -> Result<(ContainerConfig, spec::CdiEdits), PodError> {
         let owner = spec::CdiOwner {
             user: (user.uid, user.gid),
             namespace,
         };
-        let edits = spec::resolve_cdi(&self.config.cdi_spec_dirs, &config.cdi_devices, owner, devices)?;
-        user.groups.extend(edits.gids);
+        let mut edits = spec::resolve_cdi(&self.config.cdi_spec_dirs, &config.cdi_devices, owner, devices)?;
+        user.groups.append(&mut edits.gids);
         user.groups.sort_unstable();
         user.groups.dedup();
         let mut config = config.clone();
-        config.mounts.extend(edits.mounts);
-        config.envs.extend(edits.env);
-        Ok(config)
+        config.mounts.append(&mut edits.mounts);
+        config.envs.append(&mut edits.env);
+        Ok((config, edits))
     }
 
     /// The images that a container's mounts show, in the order of those mounts.
@@ -392,6 +412,17 @@ impl Inner {
             spec.push(("pid", Some(zygote::namespace_path(NamespaceKind::Pid))));
         }
         Ok((spec, fds))
+    }
+}
+
+fn hook_state(plan: &ContainerPlan, folder: &Folder, spec: &oci_spec::runtime::Spec) -> HookState {
+    let annotations = spec.annotations().iter().flatten();
+    HookState {
+        oci_version: spec.version().clone(),
+        id: plan.id.to_string(),
+        bundle: folder.path().to_owned(),
+        annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        ..HookState::default()
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     lockdown::LockdownError,
     model::{ContainerId, ErrorKind, SandboxId},
     net::NetError,
+    resctrl::ResctrlError,
     shim::ShimError,
     spec::SpecError,
     store::StoreError,
@@ -44,6 +45,9 @@ pub enum PodError {
     NoHandler(String),
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: String },
+    /// A program that a device wants run.
+    #[error("config.CDI_devices: {hook} {why}")]
+    Hook { hook: String, why: String },
     /// The kubelet knows it by its first word. Source: k8s.io/cri-api, `pkg/errors`.
     #[error("ImageVolumeMountFailed: {why}")]
     ImageVolume { kind: ErrorKind, why: String },
@@ -88,6 +92,8 @@ pub enum PodError {
     Lockdown(#[from] LockdownError),
     #[error("network")]
     Net(#[from] NetError),
+    #[error(transparent)]
+    Resctrl(#[from] ResctrlError),
     #[error("shim")]
     Shim(#[from] ShimError),
     #[error("spec")]
@@ -105,7 +111,7 @@ impl PodError {
         match self {
             Self::NoSandbox(_) | Self::NoContainer(_) | Self::NoImage(_) | Self::NoHandler(_) => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::AlreadyExists,
-            Self::NoUserNamespaces(_) => ErrorKind::FailedPrecondition,
+            Self::NoUserNamespaces(_) | Self::Hook { .. } => ErrorKind::FailedPrecondition,
             Self::SandboxNotReady(_) | Self::WrongState { .. } => ErrorKind::FailedPrecondition,
             Self::Ambiguous { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::ImageVolume { kind, .. } => *kind,
@@ -120,6 +126,7 @@ impl PodError {
             Self::Image(e) => e.kind(),
             Self::Lockdown(e) => e.kind(),
             Self::Net(e) => e.kind(),
+            Self::Resctrl(e) => e.kind(),
             Self::Shim(e) => e.kind(),
             Self::Spec(e) => e.kind(),
             Self::Zygote(e) => e.kind(),

@@ -39,6 +39,7 @@ mod teardown;
 mod tickets;
 mod update;
 mod userns;
+mod vendor;
 mod volumes;
 mod watch;
 
@@ -118,6 +119,8 @@ pub struct Pods {
 struct Inner {
     config: Config,
     boot_id: String,
+    /// The run folder.
+    state: PathBuf,
     sandboxes: Shelf,
     containers: Shelf,
     with: Mechanisms,
@@ -156,6 +159,7 @@ impl Pods {
         let inner = Inner {
             config,
             boot_id,
+            state: state.to_owned(),
             sandboxes: Shelf::open(state, "sandboxes")?,
             containers: Shelf::open(state, "containers")?,
             with,

@@ -118,6 +118,7 @@ impl Inner {
         if status.state == ContainerState::Created && was_started(&container.spec) {
             // The message was sent and the daemon died before it wrote that down.
             self.running(&container, Timestamp::now())?;
+            self.started_with_vendor(&container).await;
         }
         match Shim::connect(folder.path()) {
             Ok(shim) => self.watch(container, Arc::new(shim)),

@@ -1,6 +1,8 @@
 //! StartContainer: one message to the init that waits, and one record.
 
-use super::{Inner, PodError, Pods, blocking, index::Container, records::ContainerStatus};
+use std::time::Duration;
+
+use super::{Inner, PodError, Pods, blocking, index::Container, records::ContainerStatus, vendor::vendor_plan};
 use crate::{
     model::{ContainerState, EventKind, Timestamp},
     store::Name,
@@ -14,7 +16,7 @@ impl Pods {
     /// [`PodError::NoContainer`]; [`PodError::WrongState`] when it has exited.
     pub async fn start_container(&self, id: &str) -> Result<(), PodError> {
         let container = self.inner.index.container(id)?;
-        let _turn = container.turn.lock().await;
+        let turn = container.turn.lock().await;
         match admit(&container.state.borrow()) {
             Admit::Go => {}
             Admit::Already => return Ok(()),
@@ -26,11 +28,18 @@ impl Pods {
                 });
             }
         }
-        let (dir, id) = (container.folder.path().to_owned(), container.plan.id.clone());
+        let (folder, id) = (container.folder.clone(), container.plan.id.clone());
         // Before the message: what ends at once must not have ended before it was started.
         let started_at = Timestamp::now();
-        blocking(move || zygote::start(&dir, &id)).await?;
-        self.inner.running(&container, started_at)
+        let start = move || {
+            let hooks = vendor_plan(&folder).map_or(Duration::ZERO, |vendor| vendor.start_limit());
+            zygote::start(folder.path(), &id, hooks)
+        };
+        blocking(start).await?;
+        self.inner.running(&container, started_at)?;
+        drop(turn);
+        self.inner.started_with_vendor(&container).await;
+        Ok(())
     }
 }
 

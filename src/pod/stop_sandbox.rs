@@ -2,8 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Inner, PodError, Pods, index::Sandbox, records::SandboxStatus};
-use crate::{model::SandboxState, store::Name};
+use super::{Inner, PodError, Pods, blocking, index::Sandbox, records::SandboxStatus};
+use crate::{
+    model::{SandboxState, chain},
+    store::Name,
+};
 
 impl Pods {
     /// Ends every process of a pod at once and gives its network back. Source: CRI StopPodSandbox.
@@ -41,7 +44,7 @@ impl Pods {
 }
 
 impl Inner {
-    async fn stop_sandbox(self: &Arc<Self>, sandbox: &Sandbox) -> Result<(), PodError> {
+    async fn stop_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), PodError> {
         let _turn = sandbox.turn.lock().await;
         if sandbox.status.borrow().state == SandboxState::NotReady {
             return Ok(());
@@ -51,6 +54,10 @@ impl Inner {
             async move { inner.stop_container(&container, Duration::ZERO).await }
         });
         futures_util::future::try_join_all(stops).await?;
+        let (inner, pod) = (self.clone(), sandbox.clone());
+        if let Err(error) = blocking(move || inner.release_devices(&pod)).await {
+            tracing::warn!(sandbox = %sandbox.plan.id, error = %chain(&error), "cannot bring an interface back");
+        }
         if !self.tear_down_sandbox(&sandbox.plan, &sandbox.folder).await {
             return Err(PodError::Invalid {
                 field: "pod_sandbox_id",

@@ -60,6 +60,10 @@ impl Inner {
         );
         let (snapshots, id) = (self.with.snapshots.clone(), plan.id.clone());
         note("remove the snapshot", blocking(move || snapshots.remove(&id)).await);
+        note(
+            "take back what its devices brought",
+            self.end_vendor(plan, folder).await,
+        );
         for image in plan.images() {
             self.with.images.release(image, &plan.id);
         }

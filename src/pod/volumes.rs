@@ -22,7 +22,7 @@ use crate::{
     },
     spec::{self, StagedMount},
     sys::mount::{set_idmap, set_readonly},
-    zygote,
+    zygote::Place,
 };
 
 /// Where the client's volumes come from.
@@ -35,15 +35,16 @@ pub(super) struct Volumes<'a> {
 }
 
 impl Volumes<'_> {
-    /// Opens every volume: detached mounts in the order in which the helper numbers them, and what they are for.
+    /// Opens every volume: detached mounts in the order in which the helper numbers them at its `place`, and what they are
+    /// for.
     ///
     /// # Errors
     /// [`PodError::ImageVolume`]; [`PodError::Invalid`] naming a mount that the pod's user namespace cannot have.
-    pub fn open(&self, mounts: &[Mount]) -> Result<(Vec<OwnedFd>, Vec<StagedMount>), PodError> {
+    pub fn open(&self, mounts: &[Mount], place: &Place) -> Result<(Vec<OwnedFd>, Vec<StagedMount>), PodError> {
         let mut images = self.images.iter();
         let (mut trees, mut staged) = (Vec::new(), Vec::new());
         for mount in mounts {
-            let mut source = zygote::staged_mount(trees.len());
+            let mut source = place.mount(trees.len());
             trees.push(match &mount.source {
                 MountSource::Host(path) => self.of_host(path, mount)?,
                 MountSource::Image(wanted) => {

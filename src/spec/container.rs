@@ -34,6 +34,8 @@ pub struct SpecInput<'a> {
     pub namespaces: Vec<(&'static str, Option<PathBuf>)>,
     /// The host's name in the container, for `HOSTNAME`.
     pub hostname: &'a str,
+    /// A program, with its arguments, that init waits for before it changes its root.
+    pub halt: Option<(&'static str, [&'static str; 2])>,
 }
 
 /// The derived spec.
@@ -75,7 +77,7 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         linux["maskedPaths"] = json!(security.masked_paths);
         linux["readonlyPaths"] = json!(security.readonly_paths);
     }
-    let spec = json!({
+    let mut spec = json!({
         "ociVersion": "1.2.0",
         "process": process,
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
@@ -89,6 +91,9 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
             "io.kubernetes.cri.sandbox-uid": input.sandbox.metadata.uid,
         },
     });
+    if let Some((path, args)) = input.halt {
+        spec["hooks"] = json!({"createContainer": [{"path": path, "args": args}]});
+    }
     Ok(serde_json::from_value(spec)?)
 }
 

@@ -95,6 +95,7 @@ fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Valu
             ("network", Some("/proc/self/fd/900".into())),
         ],
         hostname: "host-of-pod",
+        halt: None,
     };
     sorted(serde_json::to_value(generate(&input).unwrap()).unwrap())
 }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! <state>/sandboxes/<id>/    plan  spec  status  changes   (+ ns/, shm/, resolv.conf, hostname)
-//! <state>/containers/<id>/   plan  spec  status  changes   (+ what zygote and shim keep there: shim, exit, sockets, config.json)
+//! <state>/containers/<id>/   plan  spec  status  changes  vendor   (+ what zygote and shim keep there: shim, exit, sockets, config.json)
 //! ```
 //! `plan` is written before the first side effect and names everything that will be made; `spec` is written once, when
 //! all of it is known; `status` is written when the client is answered and replaced at each change of state; `changes` exists once
-//! something was updated in place, and wins over the plan. So a
+//! something was updated in place, and wins over the plan; `vendor` exists where devices want more than nodes and mounts. So a
 //! folder without `status` is an operation that nobody was told about: it is undone at the next start.
 //!
 //! A record is one header line (`inro-record <version> <crc32 of the body> <bytes>`) and a JSON body, replaced by
@@ -46,6 +46,8 @@ pub enum Name {
     Status,
     /// What was changed while it ran.
     Changes,
+    /// What the vendors of its devices want done from its creation to its removal.
+    Vendor,
 }
 
 impl Name {
@@ -55,6 +57,7 @@ impl Name {
             Self::Spec => "spec",
             Self::Status => "status",
             Self::Changes => "changes",
+            Self::Vendor => "vendor",
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod fork;
 pub mod mount;
 pub mod oom;
 pub mod process;
+pub mod program;
 pub mod reactor;
 pub mod seccomp;
 pub mod thread;

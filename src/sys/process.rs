@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     ffi::{CStr, CString},
     io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
 };
 
@@ -73,6 +73,18 @@ pub fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// The inherited descriptor `number`, close-on-exec from now on. EBADF when there is none.
+pub fn take(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: for a number agreed with who executed us, taken once: nothing else in this program owns it.
+    let fd = unsafe {
+        if libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(number)
+    };
+    Ok(fd)
 }
 
 /// Moves a descriptor out of the way of the numbers that [`place`] uses.

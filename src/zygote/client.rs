@@ -204,6 +204,10 @@ impl Zygote {
             owner: request.owner,
             cwd: request.cwd,
             oom_score_adj: request.oom_score_adj,
+            place: request.place,
+            halt: request.halt.map(|halt| (fds.put(halt.socket), fds.put(halt.host))),
+            start_hooks: request.start_hooks,
+            state: request.state,
         });
         let answers = self.ask(&wire, fds).await?;
         match answers.next().await {

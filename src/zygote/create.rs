@@ -30,10 +30,9 @@ use super::{
     error::{Failure, Stage, errno_in},
     executor::{LastStep, carried},
     furnish::furnish,
-    home::{attach, file_system, place_for},
-    protocol::{
-        CgroupJoin, CreateWire, Incoming, NamespaceKind, Reply, Stdio, namespace_number, staged_mount, staged_rootfs,
-    },
+    halt,
+    home::{attach, file_system, move_to_host, place_for},
+    protocol::{CgroupJoin, CreateWire, Incoming, NamespaceKind, Place, Reply, Stdio, namespace_number},
     server::{Context, c, fork_in, join_v1},
     start::{NOTIFY_DIR, STARTED},
 };
@@ -132,6 +131,8 @@ struct Parts {
     cgroup: CgroupJoin,
     seccomp: Option<OwnedFd>,
     log: Option<OwnedFd>,
+    /// Init's end of the halt's socket, and the host's tree.
+    halt: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl Parts {
@@ -165,6 +166,10 @@ impl Parts {
             cgroup: fds.join(&request.cgroup)?,
             seccomp: fds.maybe(request.seccomp)?,
             log: fds.maybe(request.log)?,
+            halt: match request.halt {
+                Some((socket, host)) => Some((fds.take(socket)?, fds.take(host)?)),
+                None => None,
+            },
         })
     }
 }
@@ -212,7 +217,7 @@ fn help(context: &Context, request: CreateWire, parts: Parts, stdio: Ends, pid_w
     let dir = request.dir.clone();
     let mut clock = Stopwatch::since(context.arrived);
     clock.lap("fork");
-    let close = vec![context.reply.as_raw_fd(), pid_write.as_raw_fd()];
+    let close = vec![context.reply.as_raw_fd(), pid_write.as_raw_fd(), halt::SOCKET];
     let made = build(&request, parts, stdio, null, close, &mut clock).and_then(|(init, refused)| {
         let line = format!("{}\n", init.as_raw_nonzero());
         if let Err(error) = rustix::io::write(&pid_write, line.as_bytes()) {
@@ -255,7 +260,19 @@ fn build(
     clock.lap("cgroup");
 
     enter_namespaces(parts.namespaces)?;
-    stage_mounts(parts.rootfs, parts.mounts)?;
+    unshare(UnshareFlags::NEWNS).map_err(|e| Failure::new(Stage::Mounts, "new mount namespace", e))?;
+    let mut bundle = request.dir.as_path();
+    if let Some((socket, host)) = parts.halt {
+        halt::hand_down(socket.as_fd()).map_err(|e| Failure::new(Stage::Sockets, "pass the halt's socket", e))?;
+        move_to_host(host, &request.dir, request.place.path())
+            .map_err(|e| Failure::new(Stage::Mounts, "move to the host's tree", e))?;
+        bundle = request.place.path();
+    }
+    stage_mounts(&request.place, parts.rootfs, parts.mounts)?;
+    if !request.place.is_small() {
+        fs::copy(request.dir.join(CONFIG), bundle.join(CONFIG))
+            .map_err(|e| Failure::new(Stage::Mounts, "put the spec into the bundle", e))?;
+    }
     furnish(request, &parts.files)?;
     drop(parts.files);
     clock.lap("mounts");
@@ -271,6 +288,8 @@ fn build(
         close,
         started,
         cgroups: Rc::new(parts.cgroups),
+        hooks: request.start_hooks.clone(),
+        state: request.state.clone(),
     };
     let mut builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
         .with_executor(step)
@@ -293,7 +312,7 @@ fn build(
         }
     }
     let container = builder
-        .as_init(&request.dir)
+        .as_init(bundle)
         .with_systemd(false)
         .with_detach(true)
         .as_sibling(true)
@@ -327,23 +346,23 @@ fn enter_namespaces(namespaces: Vec<(i32, OwnedFd)>) -> Result<()> {
 }
 
 /// Attaches everything in a mount namespace of our own: the host's table does not change, and it ends with us.
-fn stage_mounts(rootfs: OwnedFd, mounts: Vec<OwnedFd>) -> Result<()> {
+fn stage_mounts(place: &Place, rootfs: OwnedFd, mounts: Vec<OwnedFd>) -> Result<()> {
     let step = |what: String| move |error: io::Error| Failure::new(Stage::Mounts, what, error);
-    unshare(UnshareFlags::NEWNS).map_err(step("new mount namespace".into()))?;
+    let top = place.path();
     // Passable for the root of a user namespace, who is nobody here.
     let stage = file_system("tmpfs", &[("mode", "0711"), ("size", "1m")], MountAttrFlags::empty())
-        .and_then(|stage| attach(&stage, "/stage"));
-    stage.map_err(step("/stage".into()))?;
+        .and_then(|stage| attach(&stage, top));
+    stage.map_err(step(top.display().to_string()))?;
     let mounts = mounts
         .into_iter()
         .enumerate()
-        .map(|(index, fd)| (staged_mount(index), fd));
-    for (path, fd) in std::iter::once((staged_rootfs(), rootfs)).chain(mounts) {
+        .map(|(index, fd)| (place.mount(index), fd));
+    for (path, fd) in std::iter::once((place.rootfs(), rootfs)).chain(mounts) {
         let attached = place_for(&fd, &path).and_then(|()| attach(&fd, &path));
         attached.map_err(step(path.display().to_string()))?;
     }
     // libcontainer requires a parent that does not propagate; the pieces keep the propagation they came with.
-    mount_change("/stage", MountPropagationFlags::PRIVATE).map_err(|e| step("/stage".into())(e.into()))
+    mount_change(top, MountPropagationFlags::PRIVATE).map_err(|e| step(top.display().to_string())(e.into()))
 }
 
 /// Sets our own score, which init inherits; libcontainer would fail where the node refuses to lower it.
@@ -472,6 +491,7 @@ pub(super) fn kill_children() {
     }
 }
 
+const CONFIG: &str = "config.json";
 const SHIM_SOCKET: &str = "shim.sock";
 const CONSOLE_SOCKET: &str = "console.sock";
 /// Characters of libcontainer's log in an error.

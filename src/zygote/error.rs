@@ -40,7 +40,7 @@ impl ZygoteError {
             Self::NotWaiting => ErrorKind::FailedPrecondition,
             Self::Failed(failure) => match failure.stage {
                 Stage::Executable | Stage::Sysctl | Stage::WorkingDirectory => ErrorKind::InvalidArgument,
-                Stage::Gone => ErrorKind::FailedPrecondition,
+                Stage::Gone | Stage::Hook => ErrorKind::FailedPrecondition,
                 _ => ErrorKind::Internal,
             },
         }
@@ -78,6 +78,8 @@ pub enum Stage {
     Shim,
     /// The container to join is no longer there.
     Gone,
+    /// A program that one of its devices wants run.
+    Hook,
 }
 
 impl Failure {
@@ -123,6 +125,7 @@ impl fmt::Display for Failure {
             Stage::Confine => "confine the process",
             Stage::Shim => "start the shim",
             Stage::Gone => "join the container",
+            Stage::Hook => "config.CDI_devices",
         };
         write!(f, "{stage}: {}", self.message)
     }

@@ -24,11 +24,12 @@ use super::{
     confine::confine,
     error::{Failure, Stage},
     home::{attach, file_system, place_for},
+    protocol::HookState,
     server::c,
 };
 use crate::{
-    model::CapabilitySets,
-    sys::{fork::exit, mount::set_readonly, process},
+    model::{CapabilitySets, Hook},
+    sys::{fork::exit, mount::set_readonly, process, program},
 };
 
 /// What init does when it is started.
@@ -42,6 +43,10 @@ pub(super) struct LastStep {
     pub started: Rc<File>,
     /// The container's folder in each hierarchy, to be seen below `/sys/fs/cgroup`; on v2 as `/sys/fs/cgroup` itself.
     pub cgroups: Rc<Vec<(String, OwnedFd)>>,
+    /// Run once init is confined, before its program; libcontainer would run them before.
+    pub hooks: Vec<Hook>,
+    /// What they are told, but for the pid.
+    pub state: HookState,
 }
 
 impl Executor for LastStep {
@@ -81,14 +86,47 @@ impl LastStep {
             }
             let no_new_privs = process.no_new_privileges() == Some(true);
             let program = Program::new(args_of(process)?, env_of(process))?;
-            process::reset_signals(false, false);
+            // A hook need not read what it is told.
+            process::reset_signals(!self.hooks.is_empty(), false);
             confine(&self.capabilities, self.seccomp.as_deref(), no_new_privs)?;
+            if !self.hooks.is_empty() {
+                self.run_hooks(process)?;
+                process::reset_signals(false, false);
+            }
             Err(program.execute())
         };
         match attempt() {
             Ok(()) => Failure::said(Stage::Executable, "nothing was executed"),
             Err(failure) => failure,
         }
+    }
+}
+
+impl LastStep {
+    /// As the container: its user, its limits, its files.
+    fn run_hooks(&self, process: &Process) -> Result<(), Failure> {
+        let state = HookState {
+            pid: Some(rustix::process::getpid().as_raw_nonzero().get().unsigned_abs()),
+            ..self.state.clone()
+        };
+        let input = serde_json::to_vec(&state).unwrap_or_default();
+        for hook in &self.hooks {
+            let own = if hook.env.is_empty() {
+                env_of(process)
+            } else {
+                &hook.env
+            };
+            let ran = program::run(&program::Program {
+                path: &hook.path,
+                args: &hook.args,
+                env: own,
+                cwd: process.cwd(),
+                input: &input,
+                limit: hook.limit(),
+            });
+            ran.map_err(|why| Failure::said(Stage::Hook, format!("{hook}: {why}")))?;
+        }
+        Ok(())
     }
 }
 

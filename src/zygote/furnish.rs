@@ -18,7 +18,7 @@ use rustix::{
 use super::{
     error::{Failure, Stage},
     home::file_system,
-    protocol::{CreateWire, staged_rootfs},
+    protocol::CreateWire,
 };
 use crate::model::{BaseMount, DeviceKind, DeviceNode};
 
@@ -31,7 +31,8 @@ use crate::model::{BaseMount, DeviceKind, DeviceNode};
 /// # Errors
 /// A [`Failure`] of the stage `mounts` that names the place.
 pub(super) fn furnish(request: &CreateWire, files: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
-    let top = open(staged_rootfs(), FOLDER, Mode::empty()).map_err(|e| Failure::new(Stage::Mounts, "the root", e))?;
+    let top =
+        open(request.place.rootfs(), FOLDER, Mode::empty()).map_err(|e| Failure::new(Stage::Mounts, "the root", e))?;
     let root = Root {
         top,
         owner: request.root,

@@ -86,6 +86,53 @@ pub(super) fn move_in(state_dir: &Path) -> io::Result<()> {
     set_readonly(root.as_fd(), false)
 }
 
+/// Leaves the small world for the host's tree, which comes detached: for a container whose devices bring programs of the
+/// host. In it the run folder is covered, passable for everybody, with nothing in it but the container's folder `dir` and
+/// the empty `place`; and no cgroup is mounted, for the reason above. The calling process has a mount namespace of its own.
+pub(super) fn move_to_host(host: OwnedFd, dir: &Path, place: &Path) -> io::Result<()> {
+    let folder = open_tree(
+        CWD,
+        dir,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
+    attach(&host, "/stage")?;
+    chdir("/stage")?;
+    // What the host unmounts is unmounted here, so that nothing is kept; what is mounted here stays here.
+    mount_change(".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")?;
+    drop(host);
+    take_cgroups_away()?;
+
+    let state = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let cover = file_system("tmpfs", &[("mode", "0711"), ("size", "64k")], MountAttrFlags::empty())?;
+    attach(&cover, state)?;
+    for new in [dir, place] {
+        DirBuilder::new().recursive(true).mode(0o711).create(new)?;
+    }
+    attach(&folder, dir)
+}
+
+/// Unmounts every cgroup hierarchy, wherever it is, and leaves an empty folder where libcgroups looks.
+fn take_cgroups_away() -> io::Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mounts")?;
+    // The last mount first: one may lie on another.
+    for line in table.lines().rev() {
+        let mut words = line.split(' ');
+        if let (Some(place), Some("cgroup" | "cgroup2")) = (words.nth(1), words.next()) {
+            // One below another that went is gone with it.
+            let _ = unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
+    }
+    let no_cgroups = file_system("tmpfs", &[("mode", "0555"), ("size", "4k")], MountAttrFlags::empty())?;
+    set_readonly(no_cgroups.as_fd(), false)?;
+    match attach(&no_cgroups, "/sys/fs/cgroup") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// A new, detached file system. An option without a value is a flag.
 pub(super) fn file_system(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;

@@ -3,6 +3,7 @@
 //! ```text
 //! daemon ── client.rs ──SEQPACKET + SCM_RIGHTS──▶ server.rs (zygote: own small mount namespace, dies on EOF)
 //!                                                    ├─ create.rs      S ─▶ the shim, H ─▶ libcontainer ─▶ init
+//!                                                    │    └─ halt.rs   init's stop for the hooks of devices
 //!                                                    ├─ exec.rs        S' = parent of one exec'd process
 //!                                                    ├─ namespaces.rs  a pod's net, ipc and uts
 //!                                                    └─ pod_init.rs    pid 1 of a shared pid namespace
@@ -18,6 +19,7 @@ mod error;
 mod exec;
 mod executor;
 mod furnish;
+mod halt;
 mod home;
 mod killing;
 mod namespaces;
@@ -28,9 +30,10 @@ mod start;
 
 pub use client::{Created, Exec, Launch, PodInit, PodNamespaces, Zygote};
 pub use error::{Failure, Stage, ZygoteError};
+pub use halt::{HALT_PROGRAM, Halt, Outcome, main as halt_main};
 pub use protocol::{
-    CgroupJoin, CreateRequest, ExecProcess, ExecRequest, ExecStdio, NamespaceFds, NamespaceKind, NamespacesRequest,
-    PodInitRequest, Stdio, namespace_path, staged_mount, staged_rootfs,
+    CgroupJoin, CreateRequest, ExecProcess, ExecRequest, ExecStdio, HaltRequest, HookState, NamespaceFds,
+    NamespaceKind, NamespacesRequest, Place, PodInitRequest, Stdio, namespace_path,
 };
 pub use server::main;
 pub use start::start;

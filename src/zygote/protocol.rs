@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::Failure;
 use crate::{
-    model::{BaseMount, CapabilitySets, ContainerId, DeviceNode, Stages, UserNamespace},
+    model::{BaseMount, CapabilitySets, ContainerId, DeviceNode, Hook, Stages, UserNamespace},
     sys::fdpass,
 };
 
@@ -65,8 +65,8 @@ pub struct Stdio {
 /// Makes a container up to the point where its first process waits for [`super::start`].
 ///
 /// `dir/config.json` holds the derived spec, written by the caller: no `linux.resources`, no `linux.seccomp`, no
-/// `process.oomScoreAdj`; no joined net, ipc or uts namespace (the helper is in them), other paths from [`namespace_path`]; `root.path` = [`staged_rootfs`]; sources of bind
-/// mounts = [`staged_mount`]; SYS_ADMIN and SETPCAP in bounding, effective and permitted; HOME and PATH in the
+/// `process.oomScoreAdj`; no joined net, ipc or uts namespace (the helper is in them), other paths from [`namespace_path`]; `root.path` and the sources of bind
+/// mounts from `place`; with a `halt` its hook too; SYS_ADMIN and SETPCAP in bounding, effective and permitted; HOME and PATH in the
 /// environment.
 #[derive(Debug)]
 pub struct CreateRequest {
@@ -85,7 +85,7 @@ pub struct CreateRequest {
     pub files: Vec<(PathBuf, OwnedFd)>,
     /// Folders of the root file system that are made where they are missing, and stay writable when the root is not.
     pub volumes: Vec<PathBuf>,
-    /// Detached mounts (open_tree), the Nth attached at `staged_mount(N)`.
+    /// Detached mounts (open_tree), the Nth attached at `place.mount(N)`.
     pub mounts: Vec<OwnedFd>,
     /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name, which init attaches below
     /// `/sys/fs/cgroup`; or the one of v2 without a name, attached there. The spec has no mount there.
@@ -105,6 +105,89 @@ pub struct CreateRequest {
     pub cwd: PathBuf,
     /// `None`: as the daemon's. A lower value than the daemon may give is not fatal, see `Created`.
     pub oom_score_adj: Option<i32>,
+    /// Where the pieces are attached; on the host's tree when there is a `halt`.
+    pub place: Place,
+    /// Init stops before its root is changed, with the host's files around it.
+    pub halt: Option<HaltRequest>,
+    /// Run by init once it is confined, before its program.
+    pub start_hooks: Vec<Hook>,
+    /// What those are told, but for the pid.
+    pub state: HookState,
+}
+
+/// What a create with a halt needs: see [`super::Halt`].
+#[derive(Debug)]
+pub struct HaltRequest {
+    /// Init's end.
+    pub socket: OwnedFd,
+    /// The host's tree of mounts, detached.
+    pub host: OwnedFd,
+}
+
+/// Where the helper attaches what a container is made of, in a mount namespace that ends with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place(PathBuf);
+
+impl Place {
+    /// In the zygote's own small world.
+    pub fn small() -> Self {
+        Self("/stage".into())
+    }
+
+    /// In the host's tree, below the run folder `state`. Its spec says `rootfs`, so that whoever finds the bundle finds
+    /// the root, by whatever path.
+    pub fn on_host(state: &Path) -> Self {
+        Self(state.join("stage"))
+    }
+
+    pub fn is_small(&self) -> bool {
+        *self == Self::small()
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn rootfs(&self) -> PathBuf {
+        self.0.join("rootfs")
+    }
+
+    /// `root.path` of the spec.
+    pub fn root_of_spec(&self) -> PathBuf {
+        match self.is_small() {
+            true => self.rootfs(),
+            false => "rootfs".into(),
+        }
+    }
+
+    /// The source of the Nth bind mount in the spec.
+    pub fn mount(&self, index: usize) -> PathBuf {
+        self.0.join(format!("m{index}"))
+    }
+
+    /// The bundle as init finds it while it halts.
+    pub fn bundle(&self) -> PathBuf {
+        self.0.clone()
+    }
+
+    /// The bundle as a process on the node finds it while init halts.
+    pub fn bundle_of(&self, init: u32) -> PathBuf {
+        let inside = self.0.strip_prefix("/").unwrap_or(&self.0);
+        PathBuf::from(format!("/proc/{init}/root")).join(inside)
+    }
+}
+
+/// The state of a container as hooks read it. Source: OCI runtime specification, "State".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookState {
+    pub oci_version: String,
+    pub id: String,
+    pub status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    pub bundle: PathBuf,
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The descriptors an exec'd process gets.
@@ -181,16 +264,6 @@ pub fn namespace_path(kind: NamespaceKind) -> PathBuf {
     format!("/proc/self/fd/{}", namespace_number(kind)).into()
 }
 
-/// `root.path` of the spec.
-pub fn staged_rootfs() -> PathBuf {
-    "/stage/rootfs".into()
-}
-
-/// The source of the Nth bind mount in the spec.
-pub fn staged_mount(index: usize) -> PathBuf {
-    format!("/stage/m{index}").into()
-}
-
 /// The descriptor a namespace has in the process that calls libcontainer.
 pub(super) fn namespace_number(kind: NamespaceKind) -> i32 {
     match kind {
@@ -203,6 +276,7 @@ pub(super) fn namespace_number(kind: NamespaceKind) -> i32 {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Request {
     Namespaces(NamespacesRequest),
     PodInit {
@@ -242,6 +316,11 @@ pub(super) struct CreateWire {
     pub owner: (u32, u32),
     pub cwd: PathBuf,
     pub oom_score_adj: Option<i32>,
+    pub place: Place,
+    /// Init's end of the halt's socket, and the host's tree.
+    pub halt: Option<(usize, usize)>,
+    pub start_hooks: Vec<Hook>,
+    pub state: HookState,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -15,12 +15,13 @@ use rustix::{
 use super::error::{Failure, ZygoteError};
 use crate::model::ContainerId;
 
-/// Starts the container created in `dir`: returns when its program has been executed, or failed to be. Blocks.
+/// Starts the container created in `dir`: returns when its program has been executed, or failed to be. Blocks, and for
+/// as long as its hooks may take when it has some that run first.
 ///
 /// # Errors
 /// [`ZygoteError::NotWaiting`] when it was started before or died since; [`ZygoteError::Failed`] when the program
 /// could not be executed: the process then ends with code 126 or 127.
-pub fn start(dir: &Path, id: &ContainerId) -> Result<(), ZygoteError> {
+pub fn start(dir: &Path, id: &ContainerId, hooks: Duration) -> Result<(), ZygoteError> {
     let step = |step: &'static str| move |source: io::Error| ZygoteError::Start { step, source };
     let outcome = open(
         dir.join(STARTED),
@@ -52,7 +53,7 @@ pub fn start(dir: &Path, id: &ContainerId) -> Result<(), ZygoteError> {
     drop(socket);
 
     let mut outcome = std::fs::File::from(outcome);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE + hooks;
     let mut told = Vec::new();
     loop {
         let mut buffer = [0; 4096];
@@ -62,7 +63,7 @@ pub fn start(dir: &Path, id: &ContainerId) -> Result<(), ZygoteError> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    // Its start hooks take their time; what becomes of it is the shim's to tell.
+                    // The program's file system takes its time; what becomes of it is the shim's to tell.
                     break;
                 }
                 let wait = Timespec {

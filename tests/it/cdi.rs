@@ -81,13 +81,13 @@ fn a_device_that_cannot_be_given_is_named() {
     let (node, dir) = node();
     write(dir.path());
     let hooked = r#"{"cdiVersion": "0.6.0", "kind": "example.com/hooked", "devices": [{"name": "0", "containerEdits":
-        {"hooks": [{"hookName": "createContainer", "path": "/bin/true"}]}}]}"#;
+        {"hooks": [{"hookName": "createContainer", "path": "true"}]}}]}"#;
     fs::write(dir.path().join("hooked.json"), hooked).expect("hooked.json");
     let pod = node.pod(|_| {});
     for (device, part) in [
         ("example.com/thing=one", "no CDI device \"example.com/thing=one\""),
         ("nonsense", "no CDI device \"nonsense\""),
-        ("example.com/hooked=0", "createContainer hooks"),
+        ("example.com/hooked=0", "hooks: true: true is not an absolute path"),
     ] {
         let status = create(&pod, device).err().expect("an error");
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");

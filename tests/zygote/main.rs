@@ -25,8 +25,8 @@ use inro::{
     model::{CapabilitySets, ContainerId, IdRange, UserNamespace},
     zygote::{
         CgroupJoin, CreateRequest, Created, Exec, ExecProcess, ExecRequest, ExecStdio, Launch, NamespaceFds,
-        NamespaceKind, NamespacesRequest, PodInitRequest, Stage, Stdio, Zygote, ZygoteError, namespace_path,
-        staged_mount, start,
+        NamespaceKind, NamespacesRequest, Place, PodInitRequest, Stage, Stdio, Zygote, ZygoteError, namespace_path,
+        start,
     },
 };
 use rustix::{
@@ -200,6 +200,10 @@ impl Box_ {
             owner,
             cwd: self.spec["process"]["cwd"].as_str().unwrap().into(),
             oom_score_adj: Some(500),
+            place: Place::small(),
+            halt: None,
+            start_hooks: Vec::new(),
+            state: Default::default(),
         }
     }
 
@@ -215,7 +219,7 @@ impl Box_ {
     }
 
     fn start(&self) -> Result<(), ZygoteError> {
-        start(&self.dir, &self.id)
+        start(&self.dir, &self.id, Duration::ZERO)
     }
 
     /// Creates, starts, waits for the exit record; the log.

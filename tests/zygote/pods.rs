@@ -28,7 +28,7 @@ fn volumes_and_pod_namespaces_are_given_by_descriptor() {
         let mut c = Box_::new(&ground, &["sh", "-c", script]);
         c.mounts = vec![tree(&volume), tree(&volume.join("file"))];
         for (index, target) in ["/data", "/volume-file"].into_iter().enumerate() {
-            let bind = json!({"destination": target, "type": "bind", "source": staged_mount(index), "options": ["rbind", "ro"]});
+            let bind = json!({"destination": target, "type": "bind", "source": Place::small().mount(index), "options": ["rbind", "ro"]});
             c.spec["mounts"].as_array_mut().unwrap().push(bind);
         }
         // The pod's own, set when its namespace was made.

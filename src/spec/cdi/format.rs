@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use yaml_rust2::{Yaml, YamlLoader};
 
+use crate::model::Moment;
+
 /// One file: devices of a kind.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -46,12 +48,11 @@ pub struct Edits {
     pub mounts: Vec<Mount>,
     #[serde(default)]
     pub additional_gids: Vec<u32>,
-    /// What cannot be applied here is known by its name only.
     #[serde(default)]
     pub hooks: Vec<Hook>,
     #[serde(default)]
-    pub net_devices: Vec<Value>,
-    pub intel_rdt: Option<Value>,
+    pub net_devices: Vec<NetDevice>,
+    pub intel_rdt: Option<IntelRdt>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,9 +83,42 @@ pub struct Mount {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Hook {
-    pub hook_name: String,
+    pub hook_name: Moment,
+    pub path: PathBuf,
+    #[serde(default)]
+    pub args: Vec<String>,
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Seconds.
+    pub timeout: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetDevice {
+    pub host_interface_name: String,
+    pub name: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IntelRdt {
+    #[serde(rename = "closID")]
+    pub class: Option<String>,
+    /// One or more lines of `schemata`.
+    pub l3_cache_schema: Option<String>,
+    pub mem_bw_schema: Option<String>,
+    #[serde(default)]
+    pub schemata: Vec<String>,
+    #[serde(default)]
+    pub enable_monitoring: bool,
+    /// Before 1.1 the two kinds of monitoring were asked for one by one; the kernel has no group for only one.
+    #[serde(default, rename = "enableCMT")]
+    pub enable_cmt: bool,
+    #[serde(default, rename = "enableMBM")]
+    pub enable_mbm: bool,
 }
 
 /// The file in `text`; `is_json` says which of the two forms it has.

@@ -11,10 +11,13 @@ use std::{
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
 use super::{SpecError, devices::Devices, devices::rule};
-use crate::model::{Access, DeviceKind, DeviceNode, Mount, MountSource, Propagation, UserNamespace};
+use crate::model::{
+    Access, DeviceKind, DeviceNode, Hook, Mount, MountSource, NetDevice, Propagation, Rdt, UserNamespace,
+};
 
 /// What a container gets for its CDI devices.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +27,11 @@ pub struct CdiEdits {
     pub mounts: Vec<Mount>,
     /// Further groups of its processes.
     pub gids: Vec<u32>,
+    /// In the order in which those of one moment run.
+    pub hooks: Vec<Hook>,
+    pub net_devices: Vec<NetDevice>,
+    /// That of the last device that has one.
+    pub rdt: Option<Rdt>,
 }
 
 /// Whose the nodes are that no file gives an owner.
@@ -60,7 +68,7 @@ pub fn resolve(
         let wanted = (!used.contains(&file)).then_some(file_edits);
         used.push(file);
         for wanted in wanted.into_iter().chain([&device.container_edits]) {
-            edits.apply(wanted, owner, devices).map_err(fault)?;
+            edits.apply(name, wanted, owner, devices).map_err(fault)?;
         }
     }
     Ok(edits)
@@ -148,16 +156,25 @@ fn load(path: &Path, is_json: bool) -> Result<format::File, String> {
 }
 
 impl CdiEdits {
-    /// Adds what one list of edits says. The error names the edit.
-    fn apply(&mut self, edits: &format::Edits, owner: CdiOwner<'_>, devices: &mut Devices) -> Result<(), String> {
-        if let Some(hook) = edits.hooks.first() {
-            return Err(format!("hooks: {} hooks cannot be run", hook.hook_name));
+    /// Adds what one list of edits says, for the device `name`. The error names the edit.
+    fn apply(
+        &mut self,
+        name: &str,
+        edits: &format::Edits,
+        owner: CdiOwner<'_>,
+        devices: &mut Devices,
+    ) -> Result<(), String> {
+        for wanted in &edits.hooks {
+            let hook = hook(name, wanted).map_err(|why| format!("hooks: {}: {why}", wanted.path.display()))?;
+            self.hooks.push(hook);
         }
-        if !edits.net_devices.is_empty() {
-            return Err("netDevices cannot be moved".into());
+        for wanted in &edits.net_devices {
+            let moved = net_device(name, wanted, &self.net_devices)
+                .map_err(|why| format!("netDevices: {:?}: {why}", wanted.host_interface_name))?;
+            self.net_devices.push(moved);
         }
-        if edits.intel_rdt.is_some() {
-            return Err("intelRdt cannot be set".into());
+        if let Some(wanted) = &edits.intel_rdt {
+            self.rdt = Some(rdt(wanted).map_err(|why| format!("intelRdt: {why}"))?);
         }
         for variable in &edits.env {
             let (key, value) = variable
@@ -287,6 +304,75 @@ fn mount(wanted: &format::Mount) -> Result<Mount, String> {
     Ok(mount)
 }
 
+fn hook(device: &str, wanted: &format::Hook) -> Result<Hook, String> {
+    plain(&wanted.path)?;
+    if let Some(bad) = wanted.env.iter().find(|variable| !variable.contains('=')) {
+        return Err(format!("env: {bad:?} is not NAME=value"));
+    }
+    if wanted.timeout == Some(0) {
+        return Err("timeout: 0 leaves it no time".into());
+    }
+    Ok(Hook {
+        device: device.to_owned(),
+        moment: wanted.hook_name,
+        path: wanted.path.clone(),
+        args: wanted.args.clone(),
+        env: wanted.env.clone(),
+        timeout: wanted.timeout.map(|seconds| Duration::from_secs(seconds.into())),
+    })
+}
+
+fn net_device(device: &str, wanted: &format::NetDevice, others: &[NetDevice]) -> Result<NetDevice, String> {
+    for name in [&wanted.host_interface_name, &wanted.name] {
+        // Source: the kernel's dev_valid_name(); a `%` would have it make up a number.
+        let bad = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace();
+        if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
+            return Err(format!("{name:?} is no interface name"));
+        }
+    }
+    if let Some(other) = others.iter().find(|other| other.name == wanted.name) {
+        return Err(format!(
+            "name: {:?} is the name of {:?} already",
+            other.name, other.host_name
+        ));
+    }
+    if others.iter().any(|other| other.host_name == wanted.host_interface_name) {
+        return Err("is moved already".into());
+    }
+    Ok(NetDevice {
+        device: device.to_owned(),
+        host_name: wanted.host_interface_name.clone(),
+        name: wanted.name.clone(),
+    })
+}
+
+/// Source: OCI runtime specification, "IntelRdt": what `schemata` says comes after what the two older fields say.
+fn rdt(wanted: &format::IntelRdt) -> Result<Rdt, String> {
+    if let Some(class) = &wanted.class
+        && (class.is_empty() || class.starts_with('.') || class.contains('/') || RESERVED.contains(&class.as_str()))
+    {
+        return Err(format!("closID: {class:?} is no name of a class"));
+    }
+    let cache = wanted.l3_cache_schema.iter().flat_map(|text| text.lines());
+    // The older runtimes drop lines of the other kind from this field, so that no cache is set by two fields.
+    let cache = cache.filter(|line| !line.trim_start().starts_with("MB:"));
+    let lines = cache
+        .chain(wanted.mem_bw_schema.iter().flat_map(|text| text.lines()))
+        .chain(wanted.schemata.iter().map(String::as_str));
+    let schemata: Vec<String> = lines
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect();
+    match schemata.iter().find(|line| !line.contains(':') || line.contains('\n')) {
+        Some(bad) => Err(format!("{bad:?} is no line of schemata")),
+        None => Ok(Rdt {
+            class: wanted.class.clone(),
+            schemata,
+            monitoring: wanted.enable_monitoring || wanted.enable_cmt || wanted.enable_mbm,
+        }),
+    }
+}
+
 fn plain(path: &Path) -> Result<(), String> {
     if path.is_absolute() && !path.components().any(|part| part == Component::ParentDir) {
         Ok(())
@@ -302,6 +388,8 @@ fn invalid(why: String) -> SpecError {
     }
 }
 
+/// Folders of the kernel's beside those of classes.
+const RESERVED: [&str; 3] = ["info", "mon_data", "mon_groups"];
 /// Bytes of a file.
 const MOST: u64 = 4 << 20;
 

@@ -112,6 +112,39 @@ fn later_folders_win_and_equals_hide_each_other() {
 }
 
 #[test]
+fn hooks_interfaces_and_classes_are_taken_as_the_file_has_them() {
+    let all = r#"{"hooks": [
+            {"hookName": "createContainer", "path": "/usr/bin/ctk", "args": ["ctk", "hook"], "env": ["A=b"], "timeout": 7},
+            {"hookName": "poststop", "path": "/bin/true"}],
+        "netDevices": [{"hostInterfaceName": "enp2s0", "name": "fast0"}],
+        "intelRdt": {"closID": "gold", "l3CacheSchema": "L3:0=f\nMB:0=1", "memBwSchema": "MB:0=70",
+            "schemata": ["L2:0=3"], "enableMonitoring": true}}"#;
+    let dirs = Dirs::with(&[("etc/a.json", &file(&named("0", all), "{}"))]);
+    let (edits, _) = dirs.resolve(&["example.com/gpu=0"], ROOT).unwrap();
+    let [first, last] = &edits.hooks[..] else {
+        panic!("{edits:?}")
+    };
+    assert_eq!(
+        first.to_string(),
+        "example.com/gpu=0: createContainer hook /usr/bin/ctk"
+    );
+    assert_eq!(
+        (first.limit(), last.limit()),
+        (Duration::from_secs(7), Duration::from_secs(120))
+    );
+    assert_eq!((first.args.len(), &*first.env), (2, &["A=b".to_owned()][..]));
+    assert_eq!(last.moment, crate::model::Moment::Poststop);
+    assert_eq!(edits.net_devices[0].host_name, "enp2s0");
+    let rdt = edits.rdt.unwrap();
+    assert_eq!(
+        rdt.schemata,
+        ["L3:0=f", "MB:0=70", "L2:0=3"],
+        "bandwidth is the other field's"
+    );
+    assert!(rdt.class.as_deref() == Some("gold") && rdt.monitoring);
+}
+
+#[test]
 fn what_cannot_be_given_is_named() {
     let device = |edits: &str| {
         let dirs = Dirs::with(&[("etc/a.json", &file(&named("0", edits), "{}"))]);
@@ -119,14 +152,27 @@ fn what_cannot_be_given_is_named() {
     };
     for (edits, part) in [
         (
-            r#"{"hooks": [{"hookName": "createContainer", "path": "/bin/x"}]}"#,
-            "createContainer hooks",
+            r#"{"hooks": [{"hookName": "createContainer", "path": "x"}]}"#,
+            "hooks: x: x is not an absolute path",
         ),
         (
-            r#"{"netDevices": [{"hostInterfaceName": "e0", "name": "e0"}]}"#,
-            "netDevices",
+            r#"{"hooks": [{"hookName": "poststop", "path": "/x", "timeout": 0}]}"#,
+            "hooks: /x: timeout",
         ),
-        (r#"{"intelRdt": {"closID": "x"}}"#, "intelRdt"),
+        (
+            r#"{"hooks": [{"hookName": "poststop", "path": "/x", "env": ["X"]}]}"#,
+            "hooks: /x: env: \"X\"",
+        ),
+        (
+            r#"{"netDevices": [{"hostInterfaceName": "e0", "name": "a/b"}]}"#,
+            "netDevices: \"e0\": \"a/b\" is no interface name",
+        ),
+        (
+            r#"{"netDevices": [{"hostInterfaceName": "e0", "name": "x"}, {"hostInterfaceName": "e1", "name": "x"}]}"#,
+            "netDevices: \"e1\": name: \"x\" is the name of \"e0\" already",
+        ),
+        (r#"{"intelRdt": {"closID": "../x"}}"#, "intelRdt: closID"),
+        (r#"{"intelRdt": {"l3CacheSchema": "ffff"}}"#, "intelRdt: \"ffff\""),
         (r#"{"env": ["novalue"]}"#, "env: \"novalue\""),
         (
             r#"{"deviceNodes": [{"path": "/dev/absent-device"}]}"#,
@@ -157,6 +203,9 @@ fn what_cannot_be_given_is_named() {
         assert!(error.starts_with("config.CDI_devices: example.com/gpu=0: "), "{error}");
         assert!(error.contains(part), "{error} should say {part}");
     }
+    let moment = named("0", r#"{"hooks": [{"hookName": "sometime", "path": "/x"}]}"#);
+    let unknown = Dirs::with(&[("etc/a.json", &file(&moment, "{}"))]);
+    assert!(unknown.refused("example.com/gpu=0").contains("sometime"));
     let broken = Dirs::with(&[
         ("etc/broken.json", "{"),
         ("etc/old.yaml", "cdiVersion: 7.0.0\nkind: a/b\n"),
