@@ -4,6 +4,12 @@ use std::process::{Child, Command};
 
 use super::*;
 
+fn cgroupfs() -> Result<Cgroups, CgroupError> {
+    Cgroups::open(&Config {
+        driver: Choice::Cgroupfs,
+    })
+}
+
 /// A cgroup of this test alone.
 struct Guard {
     cgroups: Cgroups,
@@ -17,8 +23,8 @@ impl Guard {
             return None;
         }
         let path = format!("/inro-unit-{name}-{}", std::process::id());
-        let cgroups = Cgroups::detect().unwrap();
-        cgroups.create(&path, resources, rules).unwrap();
+        let cgroups = cgroupfs().unwrap();
+        cgroups.begin(&path, resources, None).unwrap().finish(rules).unwrap();
         Some(Self { cgroups, path })
     }
 
@@ -132,14 +138,44 @@ fn a_pids_limit_holds() {
 
 #[test]
 fn paths_that_climb_are_refused() {
-    let Ok(cgroups) = Cgroups::detect() else { return };
+    let Ok(cgroups) = cgroupfs() else { return };
     for path in ["relative", "/a/../b", "/", ""] {
         assert!(
             matches!(
-                cgroups.create(path, &Resources::default(), &[]),
+                cgroups.begin(path, &Resources::default(), None),
                 Err(CgroupError::BadPath(_))
             ),
             "{path}"
         );
+    }
+}
+
+#[test]
+fn a_parent_is_of_the_drivers_kind() {
+    let cgroups = |driver| Cgroups {
+        hierarchy: Arc::new(Hierarchy::V2 { root: "/c".into() }),
+        driver,
+        systemd: None,
+    };
+    let path = |driver, parent: &str| {
+        let cgroups = cgroups(driver);
+        cgroups.parent(parent).map(|parent| cgroups.path(&parent, "abc")).ok()
+    };
+    for (parent, folder, scope) in [
+        ("", Some("/inro/abc"), Some("/system.slice/inro-abc.scope")),
+        ("/", Some("/abc"), None),
+        ("/a/b", Some("/a/b/abc"), None),
+        ("a/b/", Some("/a/b/abc"), None),
+        ("a-b.slice", None, Some("/a.slice/a-b.slice/inro-abc.scope")),
+        ("/a.slice/a-b.slice", None, Some("/a.slice/a-b.slice/inro-abc.scope")),
+        ("-.slice", None, Some("/inro-abc.scope")),
+    ] {
+        assert_eq!(path(Driver::Cgroupfs, parent).as_deref(), folder, "{parent}");
+        assert_eq!(path(Driver::Systemd, parent).as_deref(), scope, "{parent}");
+    }
+    for (driver, parent) in [(Driver::Cgroupfs, "a.slice"), (Driver::Systemd, "/a/b")] {
+        let error = cgroups(driver).parent(parent).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains("the driver here is"), "{error}");
     }
 }

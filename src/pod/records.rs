@@ -20,6 +20,9 @@ pub struct SandboxPlan {
     #[serde(with = "shared")]
     pub config: Arc<SandboxConfig>,
     pub created_at: Timestamp,
+    /// cgroup path of the reaper of a shared PID namespace.
+    #[serde(default)]
+    pub cgroup: Option<String>,
     /// The boot that it belongs to (`/proc/sys/kernel/random/boot_id`): a sandbox of another boot is dead.
     pub boot_id: String,
 }

@@ -60,9 +60,13 @@ impl Inner {
             let Some(record) = shim::read_exit(&dir)? else {
                 return Ok(lost("its shim died"));
             };
-            // The kernel counts a kill before it sends it, so the count is there when init is reaped. A parent whose child was
-            // killed may end with a code of its own.
-            let oom_killed = record.code != 0 && cgroups.oom_kills(&path).unwrap_or(0) > 0;
+            // The kernel counts a kill before it sends it, so the count is there when init is reaped: the shim has read it
+            // on v2, where the cgroup may be gone by now. A parent whose child was killed may end with a code of its own.
+            let kills = || match record.oom_kills {
+                Some(kills) => u64::from(kills),
+                None => cgroups.oom_kills(&path).unwrap_or(0),
+            };
+            let oom_killed = record.code != 0 && kills() > 0;
             let reason = match record.code {
                 _ if oom_killed => "OOMKilled",
                 0 => "Completed",

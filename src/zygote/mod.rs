@@ -5,7 +5,8 @@
 //!                                                    ├─ create.rs      S ─▶ the shim, H ─▶ libcontainer ─▶ init
 //!                                                    ├─ exec.rs        S' = parent of one exec'd process
 //!                                                    ├─ namespaces.rs  a pod's net, ipc and uts
-//!                                                    └─ pod_init.rs    pid 1 of a shared pid namespace
+//!                                                    ├─ pod_init.rs    pid 1 of a shared pid namespace
+//!                                                    └─ hold.rs        keeps a new cgroup from being empty
 //! daemon ── start.rs ──▶ init's notify socket
 //! ```
 //! Every request carries a reply socket of its own, so that whoever does the work answers the daemon directly and a
@@ -18,6 +19,7 @@ mod error;
 mod exec;
 mod executor;
 mod furnish;
+mod hold;
 mod home;
 mod killing;
 mod namespaces;
@@ -26,7 +28,7 @@ mod protocol;
 mod server;
 mod start;
 
-pub use client::{Created, Exec, Launch, PodInit, PodNamespaces, Zygote};
+pub use client::{Created, Exec, Hold, Launch, PodInit, PodNamespaces, Zygote};
 pub use error::{Failure, Stage, ZygoteError};
 pub use protocol::{
     CgroupJoin, CreateRequest, ExecProcess, ExecRequest, ExecStdio, NamespaceFds, NamespaceKind, NamespacesRequest,
