@@ -13,6 +13,8 @@ const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
 const TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
+/// Others may attach theirs, here and below: a systemd in the container, or the host's. All have to allow.
+const ALLOW_MULTI: u32 = 2;
 
 /// One eBPF instruction.
 #[repr(C)]
@@ -41,7 +43,7 @@ pub fn attach_device_rules(cgroup: impl AsFd, rules: &[DeviceRule]) -> io::Resul
         target: cgroup.as_fd().as_raw_fd().cast_unsigned(),
         program: program.as_raw_fd().cast_unsigned(),
         kind: ATTACH_CGROUP_DEVICE,
-        flags: 0,
+        flags: ALLOW_MULTI,
     };
     // SAFETY: the attributes live through the call and their size goes with them.
     let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attach, size_of::<Attach>()) };
