@@ -412,6 +412,14 @@ impl Cgroups {
         }
     }
 
+    /// The same for the slice that a scope is in, with all else in it: it is there when systemd has removed the scope.
+    /// 0 for a cgroup that is no scope.
+    pub fn oom_kills_in_slice(&self, path: &str) -> u64 {
+        let slice = self.scope(path).and_then(|_| path.rsplit_once('/'));
+        let kills = slice.and_then(|(slice, _)| self.oom_kills(slice).ok());
+        kills.unwrap_or(0)
+    }
+
     /// The folders that a container's own /sys/fs/cgroup shows: on v1 each controller's, by its mount's name; on v2 one,
     /// which has no name.
     pub fn views(&self, path: &str) -> Vec<(String, PathBuf)> {

@@ -262,6 +262,7 @@ impl Inner {
             oom_score_adj: config.resources.oom_score_adj,
         };
         let spec = ContainerSpec {
+            oom_kills_before: self.with.cgroups.oom_kills_in_slice(&plan.cgroup),
             stop_signal: spec::stop_signal(config, &image.config),
             env: process.env().clone().unwrap_or_default(),
             cwd: process.cwd().clone(),

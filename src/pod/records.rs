@@ -76,6 +76,9 @@ pub struct ContainerSpec {
     /// The host's ids of that user.
     #[serde(default)]
     pub owner: (u32, u32),
+    /// How many were killed for want of memory in its scope's slice before it was made.
+    #[serde(default)]
+    pub oom_kills_before: u64,
     pub stop_signal: i32,
     pub capabilities: CapabilitySets,
     pub env: Vec<String>,

@@ -55,16 +55,19 @@ impl Inner {
 
     async fn read_exit(&self, container: &Container) -> Result<Exit, PodError> {
         let (cgroups, path) = (self.with.cgroups.clone(), container.plan.cgroup.clone());
-        let dir = container.folder.path().to_owned();
+        let (dir, before) = (container.folder.path().to_owned(), container.spec.oom_kills_before);
         blocking(move || {
             let Some(record) = shim::read_exit(&dir)? else {
                 return Ok(lost("its shim died"));
             };
-            // The kernel counts a kill before it sends it, so the count is there when init is reaped: the shim has read it
-            // on v2, where the cgroup may be gone by now. A parent whose child was killed may end with a code of its own.
+            // The kernel counts a kill before it sends it, so the count is there when init is reaped, and on v2 the shim has
+            // read it. But systemd removes a scope once it is empty, and may be faster than the shim: then a kill in the
+            // slice, the pod's, since the container was made is taken for one of its own. A parent whose child was killed may
+            // end with a code of its own.
+            let in_slice = || cgroups.oom_kills_in_slice(&path).saturating_sub(before);
             let kills = || match record.oom_kills {
                 Some(kills) => u64::from(kills),
-                None => cgroups.oom_kills(&path).unwrap_or(0),
+                None => cgroups.oom_kills(&path).unwrap_or_else(|_| in_slice()),
             };
             let oom_killed = record.code != 0 && kills() > 0;
             let reason = match record.code {

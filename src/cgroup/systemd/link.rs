@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, BufReader, Read, Write},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::unix::net::UnixStream,
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -72,7 +72,7 @@ impl Link {
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(limit))?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(limit))?;
         connect(&socket, &SocketAddrUnix::new(SOCKET)?)?;
-        let mut stream = UnixStream::from(OwnedFd::from(socket));
+        let mut stream = UnixStream::from(socket);
         authenticate(&mut stream)?;
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(Some(UNREAD))?;
