@@ -357,8 +357,7 @@ impl Cgroups {
     pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
         check_path(path)?;
         if let Some((systemd, scope)) = self.scope(path) {
-            // systemd has a scope go when it is empty, and the folder with it; asked to, it does so at once. Without
-            // the dead out of the way it would first ask them to end.
+            // Processes that live it would first ask to end, and give them time.
             self.until_dead(path, |folder| Ok(files::is_populated(folder)))?;
             systemd.stop(&scope)?;
         }
@@ -371,6 +370,18 @@ impl Cgroups {
                 source,
             }),
         })
+    }
+
+    /// The same for a cgroup whose container has ended. Of a scope no more than the processes: systemd removes it once it
+    /// is empty, and whoever is told of the exit need not wait for that.
+    ///
+    /// # Errors
+    /// As [`Cgroups::remove`].
+    pub fn clear(&self, path: &str) -> Result<(), CgroupError> {
+        if self.scope(path).is_none() {
+            return self.remove(path);
+        }
+        self.until_dead(path, |folder| Ok(files::is_populated(folder)))
     }
 
     /// Kills until no folder of the cgroup is `busy`.

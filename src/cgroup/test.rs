@@ -222,7 +222,10 @@ fn scopes_come_change_and_go() {
         cgroups.remove(&path).unwrap();
         let dead = cgroups.begin(&path, &limits(2), Some(first.id())).unwrap().finish(&[]);
         let error = crate::model::chain(&dead.unwrap_err());
-        assert!(error.contains(".scope: ") && error.contains("org.freedesktop"), "{error}");
+        assert!(
+            error.contains(".scope: ") && error.contains("org.freedesktop"),
+            "{error}"
+        );
     }
     let [made, changed, removed] = times.map(|time| time / ROUNDS);
     eprintln!("a scope: made in {made:?}, changed in {changed:?}, removed in {removed:?}");

@@ -33,8 +33,8 @@ impl Inner {
         };
         // The cgroup's leftovers die before the exit is told: after it nothing of the container runs.
         let (cgroups, path) = (self.with.cgroups.clone(), container.plan.cgroup.clone());
-        if let Err(error) = blocking(move || cgroups.remove(&path)).await {
-            tracing::warn!(container = %container.plan.id, error = %chain(&error), "cannot remove the cgroup");
+        if let Err(error) = blocking(move || cgroups.clear(&path)).await {
+            tracing::warn!(container = %container.plan.id, error = %chain(&error), "cannot clear the cgroup");
         }
         // A start under way tells first that it has started; one that hangs does not keep the exit back for long.
         let _turn = tokio::time::timeout(START_FIRST, container.turn.lock()).await;
