@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use harness::{Node, Pod, hierarchies, http, own_network};
+use harness::{Driver, Node, Pod, http, own_network};
 use hyper_util::rt::TokioIo;
 use tonic::{
     Status,
@@ -73,10 +73,8 @@ fn main() {
     });
     for (number, pod) in pods.iter().enumerate() {
         pod.remove();
-        for hierarchy in hierarchies() {
-            // The pods' cgroups are the kubelet's, here ours; a hierarchy that the daemon does not use has none.
-            let _ = fs::remove_dir(hierarchy.join(parent(&node, number).trim_start_matches('/')));
-        }
+        // The pods' cgroups are the kubelet's, here ours.
+        Driver::of_tests().remove(&node.pod_parent(number));
     }
 }
 
@@ -88,15 +86,11 @@ fn number(variable: &str, default: usize) -> usize {
     value.and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-fn parent(node: &Node, number: usize) -> String {
-    format!("{}/pod{number}", node.cgroup_parent())
-}
-
 /// As the kubelet makes one: with a cgroup of its own, a network, labels and annotations.
 fn pod(node: &Node, number: usize) -> Pod {
     node.pod(|config| {
         own_network(config);
-        config.linux.as_mut().expect("linux").cgroup_parent = parent(node, number);
+        config.linux.as_mut().expect("linux").cgroup_parent = node.pod_parent(number);
         decorate(&mut config.labels, &mut config.annotations);
     })
 }

@@ -16,8 +16,10 @@ pub const STDOUT: i32 = 7;
 pub const STDERR: i32 = 8;
 /// Stdin's write end; only with [`Flags::stdin`] and without a tty.
 pub const STDIN: i32 = 9;
+/// `memory.events` of the container's v2 cgroup; only with [`Flags::events`].
+pub const EVENTS: i32 = 10;
 /// Everything from here on is closed.
-pub const FIRST_FOREIGN: i32 = 10;
+pub const FIRST_FOREIGN: i32 = 11;
 
 /// Names in the container's folder.
 pub const SOCKET_NAME: &str = "shim.sock";
@@ -31,6 +33,7 @@ pub struct Flags {
     pub stdin: bool,
     pub stdin_once: bool,
     pub log: bool,
+    pub events: bool,
 }
 
 impl Flags {
@@ -42,6 +45,7 @@ impl Flags {
             stdin: has(b'i'),
             stdin_once: has(b'o'),
             log: has(b'l'),
+            events: has(b'm'),
         }
     }
 
@@ -52,13 +56,14 @@ impl Flags {
     }
 
     /// The argument's letters, padded with `-` so that the argument is never empty.
-    pub fn letters(self) -> [u8; 4] {
+    pub fn letters(self) -> [u8; 5] {
         let letter = |set: bool, letter: u8| if set { letter } else { b'-' };
         [
             letter(self.tty, b't'),
             letter(self.stdin, b'i'),
             letter(self.stdin_once, b'o'),
             letter(self.log, b'l'),
+            letter(self.events, b'm'),
         ]
     }
 }
@@ -69,12 +74,13 @@ mod test {
 
     #[test]
     fn flags_come_back_from_their_letters() {
-        for bits in 0..16 {
+        for bits in 0..32 {
             let flags = Flags {
                 tty: bits & 1 != 0,
                 stdin: bits & 2 != 0,
                 stdin_once: bits & 4 != 0,
                 log: bits & 8 != 0,
+                events: bits & 16 != 0,
             };
             assert_eq!(Flags::parse(&flags.letters()), flags);
         }

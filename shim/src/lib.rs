@@ -6,6 +6,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod events;
 pub mod exit;
 pub mod launch;
 pub mod log;

@@ -1,6 +1,7 @@
 //! The one poll loop of a container's supervisor.
 
 use inro_shim::{
+    events,
     exit::{self, ExitRecord},
     launch::{self, Flags},
     log::Stream,
@@ -12,7 +13,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat},
-    io::{Errno, fcntl_setfd, ioctl_fionbio, read, write},
+    io::{Errno, fcntl_setfd, ioctl_fionbio, pread, read, write},
     net::{SocketFlags, accept_with},
     process::{Pid, WaitOptions, WaitStatus, getpid, wait},
     termios::{Winsize, tcsetwinsize},
@@ -51,6 +52,9 @@ struct Supervisor {
     /// Held open so that the container does not read the end of its input.
     stdin: Option<OwnedFd>,
     clients: Clients,
+    /// `memory.events` of the container's cgroup, and the last count read from it.
+    events: Option<OwnedFd>,
+    oom_kills: Option<u32>,
     /// An exit that is not on record yet.
     unrecorded: Option<ExitRecord>,
     /// When the drain ends, on the monotonic clock.
@@ -107,6 +111,8 @@ impl Supervisor {
             console,
             stdin,
             clients: Clients::default(),
+            events: flags.events.then(|| memory::inherited(launch::EVENTS)),
+            oom_kills: None,
             unrecorded: None,
             drain_until: None,
         }
@@ -116,6 +122,7 @@ impl Supervisor {
         while self.state != State::Done {
             let ready = self.wait();
             if ready.children {
+                self.count_oom_kills();
                 let mut drop = [0u8; 128];
                 let _ = read(&self.children, &mut drop);
             }
@@ -239,6 +246,18 @@ impl Supervisor {
         }
     }
 
+    /// Asks the cgroup first thing after a death: systemd removes a scope as soon as nothing lives in it, and its count
+    /// with it.
+    fn count_oom_kills(&mut self) {
+        let Some(file) = &self.events else { return };
+        let mut text = [0u8; 256];
+        match pread(file, &mut text, 0) {
+            Ok(length) => self.oom_kills = events::oom_kills(&text[..length]),
+            // What was counted before is the least that it was; none is not known to be none.
+            Err(_) => self.oom_kills = self.oom_kills.filter(|&kills| kills > 0),
+        }
+    }
+
     /// Reaps every child that has ended, once init's pid is known: until then the dead wait.
     fn reap(&mut self) {
         if matches!(self.state, State::Creating | State::Done) {
@@ -253,6 +272,7 @@ impl Supervisor {
                 self.unrecorded = Some(ExitRecord {
                     code: exit_code(status),
                     finished_at_ns,
+                    oom_kills: self.oom_kills,
                 });
             }
         }

@@ -14,8 +14,17 @@ pub fn set(hierarchy: &Hierarchy, path: &str, resources: &Resources) -> Result<(
     writes(hierarchy, path, resources, &now)?.iter().try_for_each(write)
 }
 
-/// Applies `resources` to a cgroup in use. When one limit is refused, those before it are put back.
-pub fn change(hierarchy: &Hierarchy, path: &str, resources: &Resources) -> Result<(), CgroupError> {
+/// Tells somebody else what the files have by now.
+pub type Agree<'a> = &'a dyn Fn(&Resources) -> Result<(), CgroupError>;
+
+/// Applies `resources` to a cgroup in use. When one limit is refused, those before it are put back. The kernel judges
+/// first; then whoever writes the same files has to `agree`.
+pub fn change(
+    hierarchy: &Hierarchy,
+    path: &str,
+    resources: &Resources,
+    agree: Option<Agree<'_>>,
+) -> Result<(), CgroupError> {
     let writes = writes(hierarchy, path, resources, &now)?;
     if let (Hierarchy::V2 { root }, Some(limit)) = (hierarchy, resources.memory_limit_bytes.filter(|bytes| *bytes > 0))
     {
@@ -25,19 +34,44 @@ pub fn change(hierarchy: &Hierarchy, path: &str, resources: &Resources) -> Resul
     for one in &writes {
         let was = now(&one.file);
         if let Err(error) = write(one) {
-            for (done, was) in before.iter().rev() {
-                // What cannot be put back stays changed, and the client is told that it failed.
-                if let Some(was) = was
-                    && let Err(error) = files::write(&done.file, was.trim_end())
-                {
-                    tracing::warn!(%error, file = %done.file.display(), "a limit cannot be put back");
-                }
-            }
+            put_back(&before);
             return Err(error);
         }
         before.push((one, was));
     }
-    Ok(())
+    let Some(agree) = agree else { return Ok(()) };
+    if let Err(error) = agree(&with_whole_quota(hierarchy, path, resources)) {
+        put_back(&before);
+        return Err(error);
+    }
+    // It has written its own, rounded.
+    writes.iter().try_for_each(write)
+}
+
+fn put_back(before: &[(&Write, Option<String>)]) {
+    for (done, was) in before.iter().rev() {
+        // What cannot be put back stays changed, and the client is told that it failed.
+        if let Some(was) = was
+            && let Err(error) = files::write(&done.file, was.trim_end())
+        {
+            tracing::warn!(%error, file = %done.file.display(), "a limit cannot be put back");
+        }
+    }
+}
+
+/// `resources` with the quota and the period that the file has, if they change one of them: the other is needed to
+/// tell what share of a CPU that is.
+fn with_whole_quota(hierarchy: &Hierarchy, path: &str, resources: &Resources) -> Resources {
+    let mut whole = resources.clone();
+    if let Hierarchy::V2 { root } = hierarchy
+        && (resources.cpu_quota_us.is_some() || resources.cpu_period_us.is_some())
+        && let Some(text) = now(&below(root, path).join("cpu.max"))
+        && let Some((quota, period)) = text.trim_end().split_once(' ')
+    {
+        whole.cpu_quota_us = Some(quota.parse().unwrap_or(-1));
+        whole.cpu_period_us = period.parse().ok();
+    }
+    whole
 }
 
 /// v1 refuses a memory limit that what is in use does not fit into; v2 would kill for it. So the kernel is asked to

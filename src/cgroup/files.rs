@@ -68,6 +68,11 @@ pub fn processes(folder: &Path, pids: &mut Vec<u32>) -> Result<(), CgroupError> 
     Ok(())
 }
 
+/// Whether there is a live process in a v2 cgroup or below it. One that is gone has none.
+pub fn is_populated(folder: &Path) -> bool {
+    count(&folder.join("cgroup.events"), "populated").is_ok_and(|populated| populated > 0)
+}
+
 /// The number behind `key` in a file of `key number` lines; none is 0.
 pub fn count(file: &Path, key: &str) -> Result<u64, CgroupError> {
     let text = read(file)?;

@@ -167,11 +167,7 @@ fn writes_v2(
     }
     if let (Some(sum), Some(memory)) = (resources.memory_swap_limit_bytes.filter(|bytes| *bytes != 0), memory) {
         // The CRI counts memory and swap together, v2 swap alone. Hosts without swap accounting have no such file.
-        let swap = if sum < 0 {
-            "max".to_owned()
-        } else {
-            (sum - memory).max(0).to_string()
-        };
+        let swap = limit(swap(sum, memory));
         if now(&folder.join("memory.swap.max")).is_some() {
             writes.push(set("memory", "memory_swap_limit_in_bytes", "memory.swap.max", swap)?);
         }
@@ -250,8 +246,13 @@ fn limit(value: i64) -> String {
 }
 
 /// v1 shares (2 to 262144) as a v2 weight (1 to 10000), as runc and the kubelet convert them.
-fn weight(shares: u64) -> u64 {
+pub fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// Bytes of swap alone, from the sum of memory and swap; negative means unlimited.
+pub fn swap(sum: i64, memory: i64) -> i64 {
+    if sum < 0 { -1 } else { (sum - memory).max(0) }
 }
 
 /// The files that limit memory.

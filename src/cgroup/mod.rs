@@ -1,4 +1,8 @@
-//! cgroups: made, limited, joined, killed and removed by the daemon; v1, hybrid and v2, driver cgroupfs.
+//! cgroups: made, limited, joined, killed and removed by the daemon; v1, hybrid and v2, with the driver cgroupfs or
+//! systemd.
+//!
+//! A cgroup is told by its path below the hierarchies' roots. One whose path is that of a scope of ours is systemd's,
+//! whichever driver makes new ones: what was made before the driver changed is still ended as it was made.
 //!
 //! On a hybrid host the controllers are where the containers are; the unified leg has none and is left alone. Files
 //! are written directly: a limit is one write, and what libcgroups would add is a parse of mountinfo for each call and
@@ -9,6 +13,7 @@ mod files;
 mod hierarchy;
 mod limits;
 mod stats;
+mod systemd;
 
 use std::{
     fs, io,
@@ -20,18 +25,51 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{DeviceRule, ErrorKind, Resources},
     sys::oom,
 };
 use hierarchy::Hierarchy;
+use systemd::{BusError, Starting, Systemd, names};
 
 /// How long the processes of a removed cgroup may take to die.
 const DEATH: Duration = Duration::from_secs(5);
 
 /// How often a cgroup's processes are gone through for ones that were forked meanwhile.
 const PASSES: u32 = 16;
+
+/// Where a sandbox that names no parent belongs with the driver cgroupfs.
+const DEFAULT_PARENT: &str = "/inro";
+
+/// How cgroups are made.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The kubelet must use the same; since 1.34 it asks.
+    pub driver: Choice,
+}
+
+/// The driver that the configuration asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// systemd where it is the first process and the host has cgroup v2, else cgroupfs.
+    #[default]
+    Auto,
+    Cgroupfs,
+    Systemd,
+}
+
+/// Who makes a container's cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// We do, as a folder.
+    Cgroupfs,
+    /// systemd does, as a scope.
+    Systemd,
+}
 
 /// Why a cgroup could not be made, limited or removed.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +103,18 @@ pub enum CgroupError {
     Busy { path: PathBuf },
     #[error("this kernel's cgroup v2 needs a BPF program for device rules, and it was refused")]
     Devices(#[source] io::Error),
+    #[error("{parent:?} is {why}")]
+    Parent { parent: String, why: String },
+    #[error("cgroup.driver: systemd needs {0}")]
+    NoSystemd(&'static str),
+    #[error("cgroup.driver: systemd is version {version}, the driver needs {oldest}")]
+    OldSystemd { version: u32, oldest: u32 },
+    #[error("{action} {unit}")]
+    Systemd {
+        action: &'static str,
+        unit: String,
+        source: BusError,
+    },
 }
 
 impl CgroupError {
@@ -72,7 +122,14 @@ impl CgroupError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoController { .. } | Self::InUse { .. } => ErrorKind::FailedPrecondition,
-            Self::Invalid { .. } | Self::Refused { .. } | Self::BadPath(_) => ErrorKind::InvalidArgument,
+            Self::Invalid { .. } | Self::Refused { .. } | Self::BadPath(_) | Self::Parent { .. } => {
+                ErrorKind::InvalidArgument
+            }
+            Self::Systemd { source, .. } => match source {
+                BusError::Connect(_) | BusError::Lost => ErrorKind::Unavailable,
+                BusError::Slow => ErrorKind::DeadlineExceeded,
+                _ => ErrorKind::Internal,
+            },
             _ => ErrorKind::Internal,
         }
     }
@@ -82,17 +139,49 @@ impl CgroupError {
 #[derive(Clone)]
 pub struct Cgroups {
     hierarchy: Arc<Hierarchy>,
+    driver: Driver,
+    /// Where it is the host's first process.
+    systemd: Option<Arc<Systemd>>,
+}
+
+/// A cgroup that was asked for and may not be there yet.
+pub struct Making {
+    cgroups: Cgroups,
+    path: String,
+    resources: Resources,
+    scope: Option<(Arc<Systemd>, Starting)>,
 }
 
 impl Cgroups {
-    /// Finds out what is mounted.
+    /// Finds out what is mounted, and which driver makes cgroups.
     ///
     /// # Errors
-    /// [`CgroupError::NoHierarchy`].
-    pub fn detect() -> Result<Self, CgroupError> {
+    /// [`CgroupError::NoHierarchy`]; [`CgroupError::NoSystemd`], [`CgroupError::OldSystemd`] and
+    /// [`CgroupError::Systemd`] when that driver cannot be used here.
+    pub fn open(config: &Config) -> Result<Self, CgroupError> {
+        let hierarchy = Hierarchy::detect()?;
+        let v2 = matches!(hierarchy, Hierarchy::V2 { .. });
+        let driver = match config.driver {
+            Choice::Cgroupfs => Driver::Cgroupfs,
+            Choice::Auto if !v2 || !Systemd::runs() => Driver::Cgroupfs,
+            Choice::Systemd if !v2 => return Err(CgroupError::NoSystemd("cgroup v2")),
+            Choice::Systemd if !Systemd::runs() => return Err(CgroupError::NoSystemd("systemd as the first process")),
+            Choice::Auto | Choice::Systemd => Driver::Systemd,
+        };
+        let systemd = (v2 && Systemd::runs()).then(|| Arc::new(Systemd::default()));
+        if let (Driver::Systemd, Some(systemd)) = (driver, &systemd) {
+            systemd.check()?;
+        }
         Ok(Self {
-            hierarchy: Arc::new(Hierarchy::detect()?),
+            hierarchy: Arc::new(hierarchy),
+            driver,
+            systemd,
         })
+    }
+
+    /// Who makes new cgroups.
+    pub fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// Whether the controllers are on v2.
@@ -100,25 +189,76 @@ impl Cgroups {
         matches!(*self.hierarchy, Hierarchy::V2 { .. })
     }
 
-    /// Makes the cgroup `path` (absolute under the hierarchies' roots) and those above it, and limits it. Making one
-    /// that exists is no error.
+    /// The path of what a client names as a sandbox's parent: with the driver systemd a slice, else a folder. Empty is
+    /// the default.
     ///
     /// # Errors
-    /// [`CgroupError::NoController`] for a limit that cannot be had, [`CgroupError::Invalid`], [`CgroupError::Io`].
-    pub fn create(&self, path: &str, resources: &Resources, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+    /// [`CgroupError::Parent`] when it is not of this driver's kind.
+    pub fn parent(&self, told: &str) -> Result<String, CgroupError> {
+        let fault = |why: String| CgroupError::Parent {
+            parent: told.to_owned(),
+            why,
+        };
+        match self.driver {
+            Driver::Systemd if told.is_empty() => Ok(names::DEFAULT_SLICE.to_owned()),
+            Driver::Systemd => names::slice_path(told).map_err(fault),
+            Driver::Cgroupfs if told.is_empty() => Ok(DEFAULT_PARENT.to_owned()),
+            Driver::Cgroupfs if told.ends_with(".slice") => {
+                Err(fault("a systemd slice, and the driver here is cgroupfs".to_owned()))
+            }
+            // The kubelet writes absolute paths; without the slash the same is meant, as with the peers.
+            Driver::Cgroupfs => Ok(format!("/{}", told.trim_matches('/'))),
+        }
+    }
+
+    /// The path of the cgroup of `id` (a sandbox's or a container's) below a parent's path.
+    pub fn path(&self, parent: &str, id: &str) -> String {
+        match self.driver {
+            Driver::Systemd => names::scope_path(parent, id),
+            Driver::Cgroupfs => format!("{}/{id}", parent.trim_end_matches('/')),
+        }
+    }
+
+    /// Begins to make the cgroup `path` (absolute under the hierarchies' roots) and those above it. With the driver
+    /// systemd it is there only with a process in it: `first`, which may go when another has joined.
+    ///
+    /// # Errors
+    /// [`CgroupError::BadPath`], [`CgroupError::Systemd`].
+    pub fn begin(&self, path: &str, resources: &Resources, first: Option<u32>) -> Result<Making, CgroupError> {
         check_path(path)?;
-        self.hierarchy.make(path)?;
-        change::set(&self.hierarchy, path, resources)?;
-        limits::apply_devices(&self.hierarchy, path, rules)
+        let scope = match (self.scope(path), first) {
+            (Some((systemd, scope)), Some(first)) => {
+                let starting = systemd.begin(&scope, resources, first)?;
+                Some((systemd.clone(), starting))
+            }
+            _ => None,
+        };
+        Ok(Making {
+            cgroups: self.clone(),
+            path: path.to_owned(),
+            resources: resources.clone(),
+            scope,
+        })
     }
 
     /// Changes limits in place: all that `resources` names, or none.
     ///
     /// # Errors
-    /// [`CgroupError::InUse`] when memory would shrink below what is in use, else as [`Cgroups::create`].
+    /// [`CgroupError::InUse`] when memory would shrink below what is in use, else as [`Making::finish`].
     pub fn update(&self, path: &str, resources: &Resources) -> Result<(), CgroupError> {
         check_path(path)?;
-        change::change(&self.hierarchy, path, resources)
+        match self.scope(path) {
+            None => change::change(&self.hierarchy, path, resources, None),
+            Some((systemd, scope)) => {
+                let agree = |resources: &Resources| systemd.agree(&scope, resources);
+                change::change(&self.hierarchy, path, resources, Some(&agree))
+            }
+        }
+    }
+
+    /// The scope that a path is of, where there is a systemd to know it.
+    fn scope(&self, path: &str) -> Option<(&Arc<Systemd>, names::Scope)> {
+        self.systemd.as_ref().zip(names::scope_at(path))
     }
 
     /// Sets `oom_score_adj` of every process in the cgroup and below it. Where this node forbids to lower it, a process
@@ -213,27 +353,49 @@ impl Cgroups {
     /// the processes are dead.
     ///
     /// # Errors
-    /// [`CgroupError::Busy`] when they do not die, [`CgroupError::Io`].
+    /// [`CgroupError::Busy`] when they do not die, [`CgroupError::Io`], [`CgroupError::Systemd`].
     pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
         check_path(path)?;
+        if let Some((systemd, scope)) = self.scope(path) {
+            // Processes that live it would first ask to end, and give them time.
+            self.until_dead(path, |folder| Ok(files::is_populated(folder)))?;
+            systemd.stop(&scope)?;
+        }
+        self.until_dead(path, |folder| match files::remove(folder) {
+            Ok(()) => Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(true),
+            Err(source) => Err(CgroupError::Io {
+                action: "remove",
+                path: folder.to_owned(),
+                source,
+            }),
+        })
+    }
+
+    /// The same for a cgroup whose container has ended. Of a scope no more than the processes: systemd removes it once it
+    /// is empty, and whoever is told of the exit need not wait for that.
+    ///
+    /// # Errors
+    /// As [`Cgroups::remove`].
+    pub fn clear(&self, path: &str) -> Result<(), CgroupError> {
+        if self.scope(path).is_none() {
+            return self.remove(path);
+        }
+        self.until_dead(path, |folder| Ok(files::is_populated(folder)))
+    }
+
+    /// Kills until no folder of the cgroup is `busy`.
+    fn until_dead(&self, path: &str, busy: impl Fn(&Path) -> Result<bool, CgroupError>) -> Result<(), CgroupError> {
         let deadline = Instant::now() + DEATH;
         let mut pause = Duration::from_micros(200);
         loop {
-            let mut busy = None;
+            let mut left = None;
             for folder in self.hierarchy.folders(path) {
-                match files::remove(&folder) {
-                    Ok(()) => {}
-                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) => busy = Some(folder),
-                    Err(source) => {
-                        return Err(CgroupError::Io {
-                            action: "remove",
-                            path: folder,
-                            source,
-                        });
-                    }
+                if busy(&folder)? {
+                    left = Some(folder);
                 }
             }
-            let Some(folder) = busy else { return Ok(()) };
+            let Some(folder) = left else { return Ok(()) };
             if Instant::now() > deadline {
                 return Err(CgroupError::Busy { path: folder });
             }
@@ -261,10 +423,36 @@ impl Cgroups {
         }
     }
 
+    /// The same for the slice that a scope is in, with all else in it: it is there when systemd has removed the scope.
+    /// 0 for a cgroup that is no scope.
+    pub fn oom_kills_in_slice(&self, path: &str) -> u64 {
+        let slice = self.scope(path).and_then(|_| path.rsplit_once('/'));
+        let kills = slice.and_then(|(slice, _)| self.oom_kills(slice).ok());
+        kills.unwrap_or(0)
+    }
+
     /// The folders that a container's own /sys/fs/cgroup shows: on v1 each controller's, by its mount's name; on v2 one,
     /// which has no name.
     pub fn views(&self, path: &str) -> Vec<(String, PathBuf)> {
         self.hierarchy.views(path)
+    }
+}
+
+impl Making {
+    /// Waits until the cgroup is there and limits it. Making one that exists is no error.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoController`] for a limit that cannot be had, [`CgroupError::Invalid`], [`CgroupError::Io`],
+    /// [`CgroupError::Systemd`].
+    pub fn finish(self, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+        if let Some((systemd, starting)) = self.scope {
+            systemd.finish(starting)?;
+        }
+        let hierarchy = &self.cgroups.hierarchy;
+        // Of a scope too: systemd hands down the controllers that it knows, and hugetlb is none of them.
+        hierarchy.make(&self.path)?;
+        change::set(hierarchy, &self.path, &self.resources)?;
+        limits::apply_devices(hierarchy, &self.path, rules)
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{image, net, pod, stream};
+use crate::{cgroup, image, net, pod, stream};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/inro/config.toml";
@@ -25,6 +25,7 @@ pub struct Config {
     pub state: PathBuf,
     /// `unix:///path` of the CRI socket.
     pub listen: String,
+    pub cgroup: cgroup::Config,
     pub image: image::Config,
     pub net: net::Config,
     pub pod: pod::Config,
@@ -37,6 +38,7 @@ impl Default for Config {
             root: "/var/lib/inro".into(),
             state: "/run/inro".into(),
             listen: "unix:///run/inro/inro.sock".into(),
+            cgroup: cgroup::Config::default(),
             image: image::Config::default(),
             net: net::Config::default(),
             pod: pod::Config::default(),

@@ -251,7 +251,7 @@ impl RuntimeService for RuntimeCalls {
 
     async fn runtime_config(&self, _: Request<wire::RuntimeConfigRequest>) -> Answer<wire::RuntimeConfigResponse> {
         let linux = wire::LinuxRuntimeConfiguration {
-            cgroup_driver: wire::CgroupDriver::Cgroupfs.into(),
+            cgroup_driver: render::cgroup_driver(self.pods.cgroup_driver()).into(),
         };
         Ok(Response::new(wire::RuntimeConfigResponse { linux: Some(linux) }))
     }

@@ -66,7 +66,7 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
     let images = Images::open(&config.root, &config.image).context("open the image store")?;
     let snapshots = Snapshots::open(&config.root).context("open the snapshots")?;
     let network = Network::open(&config.net, &config.root).context("open the network")?;
-    let cgroups = Cgroups::detect()?;
+    let cgroups = Cgroups::open(&config.cgroup)?;
     let streams = stream::Server::bind(&config.stream)
         .await
         .context("start the streaming server")?;

@@ -62,7 +62,8 @@ pub struct SandboxConfig {
     pub port_mappings: Vec<PortMapping>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
-    /// cgroup path under the hierarchy's root (driver cgroupfs); absolute, without `..`. Empty: the daemon's own `/inro`.
+    /// cgroup path under the hierarchies' roots: absolute, without `..`. As the client told it until a sandbox is made:
+    /// then also a slice's name. Empty: the daemon's default.
     pub cgroup_parent: String,
     /// Names checked; values written verbatim.
     pub sysctls: BTreeMap<String, String>,

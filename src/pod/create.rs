@@ -28,7 +28,7 @@ use crate::{
     spec::{self, SpecInput},
     store::{Folder, Name},
     sys::mount::set_readonly,
-    zygote::{self, CreateRequest, Halt, HookState, NamespaceFds, NamespaceKind, PodNamespaces},
+    zygote::{self, CreateRequest, Halt, Hold, HookState, NamespaceFds, NamespaceKind, PodNamespaces},
 };
 
 impl Pods {
@@ -144,9 +144,11 @@ impl Inner {
         folder.create()?;
         folder.write(Name::Plan, plan)?;
         watch.lap("plan");
+        let hold = self.hold_cgroup().await?;
+        watch.lap("hold");
         let prepared = {
             let (inner, plan, folder, sandbox) = (self.clone(), plan.clone(), folder.clone(), sandbox.clone());
-            blocking(move || inner.prepare(&plan, &folder, &sandbox, &image, &volumes)).await?
+            blocking(move || inner.prepare(&plan, &folder, &sandbox, hold, &image, &volumes)).await?
         };
         watch.lap_with(prepared.stages, "hand-over");
         let (halt, vendor) = (prepared.halt, &prepared.vendor);
@@ -175,11 +177,15 @@ impl Inner {
         plan: &ContainerPlan,
         folder: &Folder,
         sandbox: &Sandbox,
+        hold: Option<Hold>,
         image: &ImageView,
         volumes: &[ImageView],
     ) -> Result<Prepared, PodError> {
         let security = &plan.config.security;
         let mut watch = Stopwatch::start();
+        // What systemd has to do for it, it does beside all that follows.
+        let first = hold.as_ref().map(|hold| hold.pid);
+        let making = self.with.cgroups.begin(&plan.cgroup, &plan.config.resources, first)?;
         let pinned = pins::open_namespaces(sandbox.folder.path())?;
         let ids = sandbox.plan.config.namespaces.user;
         let root = ids.as_ref().map_or((0, 0), UserNamespace::root);
@@ -202,11 +208,6 @@ impl Inner {
         watch.lap("root and user");
         let filter = seccomp::compile(security, &capabilities)?;
         watch.lap("seccomp");
-        self.with
-            .cgroups
-            .create(&plan.cgroup, &config.resources, &devices.rules)?;
-        watch.lap("cgroup");
-
         let volumes = Volumes {
             container: &plan.id,
             snapshots: &self.with.snapshots,
@@ -215,7 +216,6 @@ impl Inner {
         };
         let (mounts, staged) = volumes.open(&config.mounts, &place)?;
         let files = volumes::pod_files(sandbox, config)?;
-        let cgroups = self.cgroup_view(plan)?;
         watch.lap("volumes");
         let (namespaces, namespace_fds) = self.namespaces(sandbox, pinned, security)?;
         let hostname = fs::read_to_string(sandbox.folder.path().join("hostname")).unwrap_or_default();
@@ -240,6 +240,9 @@ impl Inner {
         fs::write(&path, text).map_err(|source| io_error("write", &path, source))?;
 
         watch.lap("spec");
+        making.finish(&devices.rules)?;
+        let cgroups = self.cgroup_view(plan)?;
+        watch.lap("cgroup");
         self.begin_vendor(&vendor, folder, namespace_fds.net.as_ref().map(AsFd::as_fd))?;
         let (halt, halt_request) = self.halt_for(&vendor)?;
 
@@ -256,7 +259,7 @@ impl Inner {
             mounts,
             cgroups,
             namespaces: namespace_fds,
-            cgroup: self.cgroup_join(&plan.cgroup)?,
+            cgroup: self.cgroup_join(&plan.cgroup, hold)?,
             seccomp: memfd.map_err(|source| io_error("make a filter for", folder.path(), source))?,
             log: plan.log.as_deref().map(log::open).transpose()?,
             capabilities,
@@ -277,6 +280,7 @@ impl Inner {
             },
         };
         let spec = ContainerSpec {
+            oom_kills_before: self.with.cgroups.oom_kills_in_slice(&plan.cgroup),
             stop_signal: spec::stop_signal(config, &image.config),
             env: process.env().clone().unwrap_or_default(),
             cwd: process.cwd().clone(),

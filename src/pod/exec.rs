@@ -195,7 +195,7 @@ impl Pods {
                 apparmor: None,
             },
             seccomp: filter_of(plan, spec)?,
-            cgroup: self.inner.cgroup_join(&plan.cgroup)?,
+            cgroup: self.inner.cgroup_join(&plan.cgroup, None)?,
             stdio,
             owner: spec.owner,
         })

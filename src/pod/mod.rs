@@ -57,7 +57,7 @@ pub use session::{Control, Input, Output, Session};
 pub use tickets::{StreamCall, StreamKind, Streams, Token};
 
 use crate::{
-    cgroup::Cgroups,
+    cgroup::{self, Cgroups},
     image::{Images, snapshot::Snapshots},
     model::{
         ContainerEntry, ContainerFilter, ContainerId, ContainerMetadata, ContainerView, DiskTotals, PodView,
@@ -77,7 +77,7 @@ use tickets::Tickets;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// cgroup parent of sandboxes that name none.
+    /// cgroup parent of sandboxes that name none. Empty: `/inro`, and `system.slice` with the driver systemd.
     pub cgroup_parent: String,
     /// Names of runtime handlers beside the default, empty one.
     pub runtime_handlers: Vec<String>,
@@ -92,7 +92,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            cgroup_parent: "/inro".into(),
+            cgroup_parent: String::new(),
             runtime_handlers: vec!["inro".into()],
             pids_limit: 0,
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
@@ -141,7 +141,8 @@ impl Pods {
     ///
     /// # Errors
     /// [`PodError::Store`] when the run folder cannot be made, [`PodError::Io`] when the boot id cannot be read.
-    pub fn open(state: &Path, root: &Path, config: Config, with: Mechanisms) -> Result<Self, PodError> {
+    pub fn open(state: &Path, root: &Path, mut config: Config, with: Mechanisms) -> Result<Self, PodError> {
+        config.cgroup_parent = run::cgroup_parent(&with.cgroups, &config.cgroup_parent, "pod.cgroup_parent")?;
         let path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot_id = std::fs::read_to_string(path)
             .map_err(|source| PodError::Io {
@@ -225,6 +226,11 @@ impl Pods {
         let mut names = vec![String::new()];
         names.extend(self.inner.config.runtime_handlers.iter().cloned());
         names
+    }
+
+    /// Who makes cgroups; the kubelet has to know.
+    pub fn cgroup_driver(&self) -> cgroup::Driver {
+        self.inner.with.cgroups.driver()
     }
 
     /// Whether pods can get addresses.

@@ -20,6 +20,9 @@ pub struct SandboxPlan {
     #[serde(with = "shared")]
     pub config: Arc<SandboxConfig>,
     pub created_at: Timestamp,
+    /// cgroup path of the reaper of a shared PID namespace.
+    #[serde(default)]
+    pub cgroup: Option<String>,
     /// The boot that it belongs to (`/proc/sys/kernel/random/boot_id`): a sandbox of another boot is dead.
     pub boot_id: String,
 }
@@ -73,6 +76,9 @@ pub struct ContainerSpec {
     /// The host's ids of that user.
     #[serde(default)]
     pub owner: (u32, u32),
+    /// How many were killed for want of memory in its scope's slice before it was made.
+    #[serde(default)]
+    pub oom_kills_before: u64,
     pub stop_signal: i32,
     pub capabilities: CapabilitySets,
     pub env: Vec<String>,

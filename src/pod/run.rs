@@ -9,10 +9,13 @@ use super::{
     records::{SandboxPlan, SandboxStatus},
 };
 use crate::{
-    model::{NamespaceMode, SandboxConfig, SandboxId, SandboxState, Stages, Stopwatch, Timestamp, UserNamespace},
+    cgroup::{Cgroups, Driver},
+    model::{
+        NamespaceMode, Resources, SandboxConfig, SandboxId, SandboxState, Stages, Stopwatch, Timestamp, UserNamespace,
+    },
     spec,
     store::{Folder, Name},
-    zygote::{CgroupJoin, NamespacesRequest, PodInitRequest, PodNamespaces},
+    zygote::{CgroupJoin, Hold, NamespacesRequest, PodInitRequest, PodNamespaces},
 };
 
 impl Pods {
@@ -21,7 +24,11 @@ impl Pods {
     /// # Errors
     /// [`PodError::NoHandler`]; [`PodError::Exists`] when the metadata names a sandbox that was asked for differently
     /// or is stopped; those of the mechanisms. Nothing is left behind.
-    pub async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId, PodError> {
+    pub async fn run_sandbox(&self, mut config: SandboxConfig) -> Result<SandboxId, PodError> {
+        if !config.cgroup_parent.is_empty() {
+            const FIELD: &str = "config.linux.cgroup_parent";
+            config.cgroup_parent = cgroup_parent(&self.inner.with.cgroups, &config.cgroup_parent, FIELD)?;
+        }
         let metadata = config.metadata.clone();
         self.inner
             .runs
@@ -38,8 +45,10 @@ impl Inner {
             return again(&existing, &config);
         }
         let id = SandboxId::random();
+        let shared = config.namespaces.pid == NamespaceMode::Pod;
         let plan = SandboxPlan {
             id: id.clone(),
+            cgroup: shared.then(|| self.cgroup_path(&config, id.as_str())),
             config: Arc::new(config),
             created_at: Timestamp::now(),
             boot_id: self.boot_id.clone(),
@@ -121,15 +130,15 @@ impl Inner {
         folder: &Folder,
         namespaces: &PodNamespaces,
     ) -> Result<Option<u32>, PodError> {
-        if plan.config.namespaces.pid != NamespaceMode::Pod {
-            return Ok(None);
-        }
-        let path = self.cgroup_path(&plan.config, plan.id.as_str());
-        self.with.cgroups.create(&path, &Default::default(), &[])?;
+        let Some(path) = &plan.cgroup else { return Ok(None) };
+        let hold = self.hold_cgroup().await?;
+        let first = hold.as_ref().map(|hold| hold.pid);
+        let (cgroups, cgroup) = (self.with.cgroups.clone(), path.clone());
+        blocking(move || cgroups.begin(&cgroup, &Resources::default(), first)?.finish(&[])).await?;
         let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
         let fail = |source| io_error("duplicate the namespaces of", folder.path(), source);
         let request = PodInitRequest {
-            cgroup: self.cgroup_join(&path)?,
+            cgroup: self.cgroup_join(path, hold)?,
             user: copy(&namespaces.user).map_err(fail)?,
             net: copy(&namespaces.net).map_err(fail)?,
             ipc: copy(&namespaces.ipc).map_err(fail)?,
@@ -153,16 +162,36 @@ impl Inner {
             "" => &self.config.cgroup_parent,
             parent => parent,
         };
-        format!("{}/{name}", parent.trim_end_matches('/'))
+        self.with.cgroups.path(parent, name)
     }
 
-    pub(super) fn cgroup_join(&self, path: &str) -> Result<CgroupJoin, PodError> {
-        Ok(if self.with.cgroups.is_v2() {
-            CgroupJoin::V2(self.with.cgroups.v2_dir(path)?)
-        } else {
-            CgroupJoin::V1(self.with.cgroups.join_fds(path)?)
+    /// A first process for a new cgroup, where it needs one.
+    pub(super) async fn hold_cgroup(&self) -> Result<Option<Hold>, PodError> {
+        match self.with.cgroups.driver() {
+            Driver::Cgroupfs => Ok(None),
+            Driver::Systemd => Ok(Some(self.with.zygote.hold().await?)),
+        }
+    }
+
+    /// How to get into a cgroup; `hold` goes when that is done.
+    pub(super) fn cgroup_join(&self, path: &str, hold: Option<Hold>) -> Result<CgroupJoin, PodError> {
+        if !self.with.cgroups.is_v2() {
+            return Ok(CgroupJoin::V1(self.with.cgroups.join_fds(path)?));
+        }
+        let dir = self.with.cgroups.v2_dir(path)?;
+        Ok(match hold {
+            None => CgroupJoin::V2(dir),
+            Some(hold) => CgroupJoin::V2Held { dir, hold: hold.line },
         })
     }
+}
+
+/// The path of a configured parent.
+pub(super) fn cgroup_parent(cgroups: &Cgroups, told: &str, field: &'static str) -> Result<String, PodError> {
+    cgroups.parent(told).map_err(|error| PodError::Invalid {
+        field,
+        why: error.to_string(),
+    })
 }
 
 fn again(existing: &Sandbox, config: &SandboxConfig) -> Result<SandboxId, PodError> {

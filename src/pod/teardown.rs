@@ -18,13 +18,13 @@ impl Inner {
     /// Answers whether all of it is gone.
     pub(super) async fn tear_down_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> bool {
         let (network, cgroups) = (self.with.network.clone(), self.with.cgroups.clone());
-        let cgroup = self.cgroup_path(&plan.config, plan.id.as_str());
+        let cgroup = plan.cgroup.clone();
         let (id, path) = (plan.id.clone(), folder.path().to_owned());
         let work = move || {
             let steps = [
                 (
                     "remove the reaper's cgroup",
-                    cgroups.remove(&cgroup).map_err(PodError::from),
+                    cgroup.map_or(Ok(()), |cgroup| cgroups.remove(&cgroup).map_err(PodError::from)),
                 ),
                 ("detach the network", network.detach(&id).map_err(PodError::from)),
                 ("unpin the namespaces", pins::unpin(&path)),

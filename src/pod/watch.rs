@@ -33,8 +33,8 @@ impl Inner {
         };
         // The cgroup's leftovers die before the exit is told: after it nothing of the container runs.
         let (cgroups, path) = (self.with.cgroups.clone(), container.plan.cgroup.clone());
-        if let Err(error) = blocking(move || cgroups.remove(&path)).await {
-            tracing::warn!(container = %container.plan.id, error = %chain(&error), "cannot remove the cgroup");
+        if let Err(error) = blocking(move || cgroups.clear(&path)).await {
+            tracing::warn!(container = %container.plan.id, error = %chain(&error), "cannot clear the cgroup");
         }
         // A start under way tells first that it has started; one that hangs does not keep the exit back for long.
         let _turn = tokio::time::timeout(START_FIRST, container.turn.lock()).await;
@@ -55,14 +55,21 @@ impl Inner {
 
     async fn read_exit(&self, container: &Container) -> Result<Exit, PodError> {
         let (cgroups, path) = (self.with.cgroups.clone(), container.plan.cgroup.clone());
-        let dir = container.folder.path().to_owned();
+        let (dir, before) = (container.folder.path().to_owned(), container.spec.oom_kills_before);
         blocking(move || {
             let Some(record) = shim::read_exit(&dir)? else {
                 return Ok(lost("its shim died"));
             };
-            // The kernel counts a kill before it sends it, so the count is there when init is reaped. A parent whose child was
-            // killed may end with a code of its own.
-            let oom_killed = record.code != 0 && cgroups.oom_kills(&path).unwrap_or(0) > 0;
+            // The kernel counts a kill before it sends it, so the count is there when init is reaped, and on v2 the shim has
+            // read it. But systemd removes a scope once it is empty, and may be faster than the shim: then a kill in the
+            // slice, the pod's, since the container was made is taken for one of its own. A parent whose child was killed may
+            // end with a code of its own.
+            let in_slice = || cgroups.oom_kills_in_slice(&path).saturating_sub(before);
+            let kills = || match record.oom_kills {
+                Some(kills) => u64::from(kills),
+                None => cgroups.oom_kills(&path).unwrap_or_else(|_| in_slice()),
+            };
+            let oom_killed = record.code != 0 && kills() > 0;
             let reason = match record.code {
                 _ if oom_killed => "OOMKilled",
                 0 => "Completed",

@@ -81,6 +81,13 @@ pub struct Created {
     pub stages: Stages,
 }
 
+/// A process that does nothing, for as long as `line` or a copy of it is open.
+#[derive(Debug)]
+pub struct Hold {
+    pub pid: u32,
+    pub line: OwnedFd,
+}
+
 /// A process running in a container. Dropping it kills the process and everything it started in its session.
 #[derive(Debug)]
 pub struct Exec {
@@ -155,6 +162,18 @@ impl Zygote {
             pid,
             pid_ns: descriptor(&mut fds, 0)?,
             pidfd: descriptor(&mut fds, 1)?,
+        })
+    }
+
+    /// Starts a process for a new cgroup that would else be empty.
+    pub async fn hold(&self) -> Result<Hold> {
+        let answers = self.ask(&Request::Hold, Outgoing::default()).await?;
+        let (Reply::Held { pid }, _) = answers.next().await? else {
+            return Err(ZygoteError::Protocol);
+        };
+        Ok(Hold {
+            pid,
+            line: answers.0.into_inner(),
         })
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
 use rustix::{
-    fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open},
+    fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open, openat},
     mount::{MountAttrFlags, MountPropagationFlags, mount_change},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
     pipe::{PipeFlags, pipe_with},
@@ -90,15 +90,16 @@ fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<
     )
     .map_err(step("/dev/null"))?;
     let log = parts.log.take();
+    let events = memory_events(&parts.cgroup).map_err(step("its memory.events"))?;
 
     if let Side::Child = fork_in(&parts.cgroup)? {
-        drop((ours, control, pid_read, dir, log));
+        drop((ours, control, pid_read, dir, log, events));
         help(context, request, parts, theirs, pid_write, &null)
     }
     drop((parts, theirs, pid_write));
 
     let name = c(request.id.as_str())?;
-    let flags = c(flags(request.stdio, log.is_some()))?;
+    let flags = c(flags(request.stdio, log.is_some(), events.is_some()))?;
     let numbers = [
         (0, Some(&null)),
         (1, Some(&null)),
@@ -110,6 +111,7 @@ fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<
         (7, ours.output.as_ref()),
         (8, ours.error.as_ref()),
         (9, ours.input.as_ref()),
+        (10, events.as_ref()),
     ];
     for (number, fd) in numbers {
         match fd {
@@ -463,12 +465,22 @@ fn listener(dir: &OwnedFd, name: &str, kind: SocketType) -> io::Result<OwnedFd> 
     process::lift(socket)
 }
 
-fn flags(stdio: Stdio, log: bool) -> String {
+/// What the shim reads how many were killed for want of memory from; only v2, and only with its memory controller.
+fn memory_events(cgroup: &CgroupJoin) -> io::Result<Option<OwnedFd>> {
+    let (CgroupJoin::V2(dir) | CgroupJoin::V2Held { dir, .. }) = cgroup else {
+        return Ok(None);
+    };
+    let file = openat(dir, "memory.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    file.ok().map(process::lift).transpose()
+}
+
+fn flags(stdio: Stdio, log: bool, events: bool) -> String {
     [
         (stdio.terminal, 't'),
         (stdio.stdin, 'i'),
         (stdio.stdin_once, 'o'),
         (log, 'l'),
+        (events, 'm'),
     ]
     .into_iter()
     .filter_map(|(set, letter)| set.then_some(letter))

@@ -6,7 +6,8 @@
 //!                                                    │    └─ halt.rs   init's stop for the hooks of devices
 //!                                                    ├─ exec.rs        S' = parent of one exec'd process
 //!                                                    ├─ namespaces.rs  a pod's net, ipc and uts
-//!                                                    └─ pod_init.rs    pid 1 of a shared pid namespace
+//!                                                    ├─ pod_init.rs    pid 1 of a shared pid namespace
+//!                                                    └─ hold.rs        keeps a new cgroup from being empty
 //! daemon ── start.rs ──▶ init's notify socket
 //! ```
 //! Every request carries a reply socket of its own, so that whoever does the work answers the daemon directly and a
@@ -20,6 +21,7 @@ mod exec;
 mod executor;
 mod furnish;
 mod halt;
+mod hold;
 mod home;
 mod killing;
 mod namespaces;
@@ -28,7 +30,7 @@ mod protocol;
 mod server;
 mod start;
 
-pub use client::{Created, Exec, Launch, PodInit, PodNamespaces, Zygote};
+pub use client::{Created, Exec, Hold, Launch, PodInit, PodNamespaces, Zygote};
 pub use error::{Failure, Stage, ZygoteError};
 pub use halt::{HALT_PROGRAM, Halt, Outcome, main as halt_main};
 pub use protocol::{

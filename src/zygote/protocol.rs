@@ -29,6 +29,8 @@ pub enum CgroupJoin<F = OwnedFd> {
     V1(Vec<F>),
     /// The cgroup's folder; the process is cloned into it.
     V2(F),
+    /// The same of a cgroup that exists only with a process in it: one stays there for as long as `hold` is open.
+    V2Held { dir: F, hold: F },
 }
 
 /// A namespace that a container joins instead of getting its own.
@@ -286,12 +288,14 @@ pub(super) enum Request {
     },
     Create(CreateWire),
     Exec(ExecWire),
+    Hold,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum JoinWire {
     V1(Vec<usize>),
     V2(usize),
+    V2Held { dir: usize, hold: usize },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -369,6 +373,9 @@ pub(super) enum Reply {
     Exited {
         code: i32,
     },
+    Held {
+        pid: u32,
+    },
     Failed(Failure),
 }
 
@@ -393,6 +400,10 @@ impl Outgoing {
         match cgroup {
             CgroupJoin::V1(tasks) => JoinWire::V1(tasks.into_iter().map(|fd| self.put(fd)).collect()),
             CgroupJoin::V2(dir) => JoinWire::V2(self.put(dir)),
+            CgroupJoin::V2Held { dir, hold } => JoinWire::V2Held {
+                dir: self.put(dir),
+                hold: self.put(hold),
+            },
         }
     }
 }
@@ -414,6 +425,10 @@ impl Incoming {
         Ok(match cgroup {
             JoinWire::V1(tasks) => CgroupJoin::V1(tasks.iter().map(|&i| self.take(i)).collect::<Result<_, _>>()?),
             JoinWire::V2(dir) => CgroupJoin::V2(self.take(*dir)?),
+            JoinWire::V2Held { dir, hold } => CgroupJoin::V2Held {
+                dir: self.take(*dir)?,
+                hold: self.take(*hold)?,
+            },
         })
     }
 }

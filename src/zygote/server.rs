@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::{
-    create, exec, home, namespaces, pod_init,
+    create, exec, hold, home, namespaces, pod_init,
     protocol::{Incoming, Reply, Request, receive, send},
 };
 use crate::sys::{
@@ -104,6 +104,7 @@ fn serve(socket: OwnedFd, shim: OwnedFd) -> ! {
                     Request::PodInit { cgroup, joined } => pod_init::work(context, &cgroup, &joined, fds),
                     Request::Create(request) => create::work(context, request, fds),
                     Request::Exec(request) => exec::work(context, request, fds),
+                    Request::Hold => hold::work(context),
                 }
             }
             Err(error) => {
@@ -149,7 +150,7 @@ pub(super) fn join_v1(cgroup: &super::CgroupJoin) -> Result<(), super::Failure> 
 pub(super) fn fork_in(cgroup: &super::CgroupJoin) -> Result<Side, super::Failure> {
     match cgroup {
         super::CgroupJoin::V1(_) => fork().map_err(|e| super::Failure::new(super::Stage::Fork, "a helper", e)),
-        super::CgroupJoin::V2(dir) => {
+        super::CgroupJoin::V2(dir) | super::CgroupJoin::V2Held { dir, .. } => {
             fork::fork_into(dir.as_fd()).map_err(|e| super::Failure::new(super::Stage::Cgroup, "clone into it", e))
         }
     }

@@ -2,7 +2,7 @@
 
 use tonic::{Code, Status};
 
-use crate::harness::{Node, v1};
+use crate::harness::{Driver, Node, v1};
 
 /// What is wrong, and the answer to it.
 type Row<'a> = (&'a str, Result<(), Status>);
@@ -211,7 +211,13 @@ fn sandboxes_name_every_field() {
         ("cgroup_parent", linux(&|linux| linux.cgroup_parent = "/a/../b".into())),
         (
             "cgroup_parent",
-            linux(&|linux| linux.cgroup_parent = "kube.slice".into()),
+            linux(&|linux| {
+                // Of the other driver's kind.
+                linux.cgroup_parent = match Driver::of_tests() {
+                    Driver::Cgroupfs => "kube.slice".into(),
+                    Driver::Systemd => "/kube".into(),
+                }
+            }),
         ),
         (
             "sysctls",

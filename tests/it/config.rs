@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::harness::{Node, inro, patience, v1};
+use crate::harness::{Driver, Node, inro, patience, v1};
 
 /// Runs `inro serve` in `dir`, where it is expected to end by itself.
 fn serve(dir: &Path) -> Output {
@@ -116,7 +116,11 @@ fn it_says_who_it_is_and_what_it_can_do() {
         .expect("runtime config")
         .linux
         .expect("linux");
-    assert_eq!(linux.cgroup_driver(), v1::CgroupDriver::Cgroupfs);
+    let driver = match Driver::of_tests() {
+        Driver::Cgroupfs => v1::CgroupDriver::Cgroupfs,
+        Driver::Systemd => v1::CgroupDriver::Systemd,
+    };
+    assert_eq!(linux.cgroup_driver(), driver);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Lists wait for nobody. How quick they are on a full node is measured by `benches/list.rs`.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,18 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{Node, eventually, hierarchies, http, own_network};
+use crate::harness::{Driver, Node, eventually, http, own_network};
 
 #[test]
 fn lists_wait_for_nobody() {
     let node = Node::start();
     node.pull("shell");
-    let parents = node.cgroup_parent();
     // As the kubelet has it: a cgroup and a network for each pod.
     let pods: Vec<_> = (0..RUNNING)
         .map(|number| {
             node.pod(|config| {
-                config.linux.as_mut().expect("linux").cgroup_parent = format!("{parents}/pod{number}");
+                config.linux.as_mut().expect("linux").cgroup_parent = node.pod_parent(number);
                 own_network(config);
             })
         })
@@ -73,11 +71,7 @@ fn lists_wait_for_nobody() {
     // The pods' parents are whose they are with the kubelet: not the daemon's.
     for (number, pod) in pods.iter().enumerate() {
         pod.remove();
-        for hierarchy in hierarchies() {
-            let parent = hierarchy.join(format!("{}/pod{number}", parents.trim_start_matches('/')));
-            // A hierarchy that the daemon does not use has none.
-            let _ = fs::remove_dir(parent);
-        }
+        Driver::of_tests().remove(&node.pod_parent(number));
     }
 }
 

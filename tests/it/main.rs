@@ -36,5 +36,6 @@ mod stream_server;
 mod streaming;
 mod survive_kill9;
 mod systemd;
+mod systemd_driver;
 mod update;
 mod userns;

@@ -179,3 +179,21 @@ fn containers_share_the_pid_namespace_of_a_pods_first_process() {
         rustix::process::pidfd_send_signal(&pod.pidfd, Signal::KILL).unwrap();
     });
 }
+
+#[test]
+fn a_held_cgroups_process_lives_as_long_as_its_line() {
+    let Some(ground) = Ground::new() else { return };
+    block(async {
+        let hold = ground.zygote.hold().await.unwrap();
+        let pid = hold.pid;
+        drop(hold.line.try_clone().unwrap());
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        assert_eq!(name, "inro-hold\n", "one of two is closed");
+        drop(hold);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            assert!(std::time::Instant::now() < deadline, "it stays");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    });
+}

@@ -209,6 +209,20 @@ impl Cri {
         Ok(Self { client })
     }
 
+    /// A folder of the demo's own; systemd's scopes leave nothing behind.
+    async fn cgroup_parent(&mut self) -> anyhow::Result<String> {
+        let config = self
+            .client
+            .runtime
+            .runtime_config(wire::RuntimeConfigRequest {})
+            .await?;
+        let driver = config.into_inner().linux.unwrap_or_default().cgroup_driver();
+        Ok(match driver {
+            wire::CgroupDriver::Systemd => String::new(),
+            wire::CgroupDriver::Cgroupfs => own_parent(),
+        })
+    }
+
     async fn run_pod(&mut self, scratch: &Path) -> anyhow::Result<String> {
         let config = wire::PodSandboxConfig {
             metadata: Some(wire::PodSandboxMetadata {
@@ -219,7 +233,7 @@ impl Cri {
             hostname: "demo".into(),
             log_directory: scratch.join("logs").display().to_string(),
             linux: Some(wire::LinuxPodSandboxConfig {
-                cgroup_parent: format!("/inro-demo-{}", std::process::id()),
+                cgroup_parent: self.cgroup_parent().await?,
                 security_context: Some(wire::LinuxSandboxSecurityContext {
                     namespace_options: Some(own_pid()),
                     ..Default::default()
@@ -319,9 +333,14 @@ impl Cri {
                 pod_sandbox_id: pod.into(),
             })
             .await?;
-        crate::cgroup::Cgroups::detect()?.remove(&format!("/inro-demo-{}", std::process::id()))?;
+        let driver = crate::cgroup::Choice::Cgroupfs;
+        crate::cgroup::Cgroups::open(&crate::cgroup::Config { driver })?.remove(&own_parent())?;
         Ok(())
     }
+}
+
+fn own_parent() -> String {
+    format!("/inro-demo-{}", std::process::id())
 }
 
 /// A PID namespace for each container, as the kubelet asks for it.

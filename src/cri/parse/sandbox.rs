@@ -123,21 +123,16 @@ fn port_mapping((at, mapping): (usize, wire::PortMapping)) -> Parsed<PortMapping
     })
 }
 
+/// A path or the name of a slice: which of them it may be, the driver decides.
 fn cgroup_parent(parent: String) -> Parsed<String> {
-    const FIELD: &str = "config.linux.cgroup_parent";
-    if parent.is_empty() {
-        return Ok(parent);
+    if parent.trim_matches('/').is_empty() {
+        return Ok(String::new());
     }
-    if parent.ends_with(".slice") && !parent.contains('/') {
-        return Err(Fault::new(
-            FIELD,
-            format!("{parent:?} is a systemd slice; the driver here is cgroupfs"),
-        ));
-    }
-    // The kubelet writes absolute paths; without the slash the same is meant, as with the peers.
-    let whole = format!("/{}", parent.trim_start_matches('/'));
-    absolute(&whole, FIELD)?;
-    if whole == "/" { Ok(String::new()) } else { Ok(whole) }
+    absolute(
+        &format!("/{}", parent.trim_start_matches('/')),
+        "config.linux.cgroup_parent",
+    )?;
+    Ok(parent)
 }
 
 /// Only sysctls of namespaces that the pod has for itself: everything else would change the host.

@@ -76,10 +76,6 @@ fn faults_of_a_sandbox_name_their_field() {
             "config.linux.cgroup_parent",
         ),
         (
-            Some(with_linux(|linux| linux.cgroup_parent = "kube.slice".into())),
-            "config.linux.cgroup_parent",
-        ),
-        (
             Some(with_userns(|user| user.uids.clear())),
             "config.linux.security_context.namespace_options.userns_options.uids",
         ),

@@ -16,6 +16,7 @@ pub use metrics::{metric_descriptors, pod_metrics};
 pub use usage::{container_stats, sandbox_stats};
 
 use crate::{
+    cgroup::Driver,
     cri::signal_number,
     model::{
         Access, ContainerEntry, ContainerFacts, ContainerPhase, ContainerState, ContainerView, FsUsage, IdRange,
@@ -23,6 +24,13 @@ use crate::{
         Stages, Timestamp, User, UserNamespace,
     },
 };
+
+pub fn cgroup_driver(driver: Driver) -> wire::CgroupDriver {
+    match driver {
+        Driver::Cgroupfs => wire::CgroupDriver::Cgroupfs,
+        Driver::Systemd => wire::CgroupDriver::Systemd,
+    }
+}
 
 pub fn sandbox(view: &SandboxView) -> wire::PodSandbox {
     wire::PodSandbox {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Daemon, patience};
+use super::{Daemon, Driver, patience};
 
 /// What was there before.
 pub struct Ledger {
@@ -41,15 +41,14 @@ struct Host {
 const SETTLE: Duration = Duration::from_secs(5);
 
 impl Ledger {
-    /// Notes the host and makes the cgroup `name` in every hierarchy.
+    /// Notes the host and makes the cgroup of the test `name` in every hierarchy.
     pub fn open(dir: &Path, name: &str) -> Ledger {
-        for hierarchy in hierarchies() {
-            // A read-only hierarchy is none that a container could be in.
-            let _ = fs::create_dir(hierarchy.join(name));
-        }
+        let driver = Driver::of_tests();
+        let cgroup = driver.parent(name);
+        driver.make(&cgroup);
         Ledger {
-            host: Host::now(dir, name),
-            cgroup: name.into(),
+            host: Host::now(dir, &cgroup),
+            cgroup,
             serving: None,
         }
     }
@@ -81,6 +80,12 @@ impl Ledger {
                     .into_iter()
                     .map(|path| format!("cgroup {}", path.display())),
             );
+            leaks.extend(
+                Driver::of_tests()
+                    .units()
+                    .into_iter()
+                    .map(|unit| format!("unit {unit}")),
+            );
             leaks
         }));
         self.take_away(dir);
@@ -97,6 +102,9 @@ impl Ledger {
             if Path::new(mount).starts_with(dir) {
                 let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
             }
+        }
+        if Driver::of_tests() == Driver::Systemd {
+            return Driver::Systemd.remove(&self.cgroup);
         }
         for hierarchy in hierarchies() {
             remove_cgroups(&hierarchy.join(&self.cgroup));

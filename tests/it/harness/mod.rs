@@ -5,6 +5,7 @@
 
 mod cri;
 mod daemon;
+mod driver;
 pub mod http;
 mod ledger;
 mod pod;
@@ -25,6 +26,7 @@ use tempfile::TempDir;
 
 pub use cri::{Cri, EventStream, v1};
 pub use daemon::{Daemon, inro, signal};
+pub use driver::Driver;
 pub use ledger::{Ledger, hierarchies};
 pub use pod::{Container, Pod, own_network};
 use registry::Registry;
@@ -57,7 +59,11 @@ impl Node {
         let name = dir.path().file_name().expect("a name").to_string_lossy().into_owned();
         let mut ledger = Ledger::open(dir.path(), &name);
         fs::create_dir_all(dir.path().join("hosts")).expect("hosts folder");
-        let config = format!("[image]\nhosts_dir = \"{}/hosts\"\n{extra}", dir.path().display());
+        let driver = Driver::of_tests().config();
+        let config = format!(
+            "[image]\nhosts_dir = \"{}/hosts\"\n{driver}{extra}",
+            dir.path().display()
+        );
         fs::write(dir.path().join("config.toml"), config).expect("config.toml");
         let daemon = Daemon::start(dir.path());
         let cri = Cri::new(&daemon.socket());
@@ -79,6 +85,11 @@ impl Node {
     /// The parent that this node's sandboxes get, made and removed by the ledger.
     pub fn cgroup_parent(&self) -> String {
         format!("/{}", self.ledger.cgroup())
+    }
+
+    /// One below it for each number, as the kubelet has one for each pod.
+    pub fn pod_parent(&self, number: usize) -> String {
+        Driver::of_tests().below(&self.cgroup_parent(), &format!("pod{number}"))
     }
 
     /// The registry behind every public name; started when first asked for.
