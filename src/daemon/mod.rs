@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     cri, durable,
     image::{Images, snapshot::Snapshots},
+    lockdown::apparmor::AppArmor,
     net::Network,
     pod::{Mechanisms, Pods},
     stream,
@@ -70,7 +71,13 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
     let streams = stream::Server::bind(&config.stream)
         .await
         .context("start the streaming server")?;
+    let apparmor = AppArmor::detect();
+    match &apparmor {
+        AppArmor::OutOfReach { why } => tracing::warn!(why, "AppArmor is on, but out of reach: containers run without"),
+        apparmor => tracing::debug!(apparmor = apparmor.state()),
+    }
     let with = Mechanisms {
+        apparmor,
         zygote,
         cgroups,
         network,

@@ -194,7 +194,8 @@ impl Inner {
         let capabilities = capabilities::resolve(security)?;
         watch.lap("root and user");
         let filter = seccomp::compile(security, &capabilities)?;
-        watch.lap("seccomp");
+        let apparmor = self.with.apparmor.resolve(security)?;
+        watch.lap("profiles");
         self.with
             .cgroups
             .create(&plan.cgroup, &config.resources, &devices.rules)?;
@@ -246,6 +247,7 @@ impl Inner {
             cgroups,
             namespaces: namespace_fds,
             cgroup: self.cgroup_join(&plan.cgroup)?,
+            apparmor: apparmor.clone(),
             seccomp: memfd.map_err(|source| io_error("make a filter for", folder.path(), source))?,
             log: plan.log.as_deref().map(log::open).transpose()?,
             capabilities,
@@ -263,6 +265,7 @@ impl Inner {
             env: process.env().clone().unwrap_or_default(),
             cwd: process.cwd().clone(),
             capabilities,
+            apparmor,
             user,
             owner,
             init: 0,

@@ -100,6 +100,7 @@ impl Container {
             image_id: plan.image_id.clone(),
             volume_images: plan.volume_images.clone(),
             user: spec.user.clone(),
+            apparmor: spec.apparmor.clone(),
             stop_signal: spec.stop_signal,
             log: plan.log.clone(),
             created_at: plan.created_at,

@@ -56,6 +56,7 @@ pub use tickets::{StreamCall, StreamKind, Streams, Token};
 use crate::{
     cgroup::Cgroups,
     image::{Images, snapshot::Snapshots},
+    lockdown::apparmor::AppArmor,
     model::{
         ContainerFilter, ContainerId, ContainerMetadata, ContainerView, DiskTotals, PodView, SandboxFilter, SandboxId,
         SandboxMetadata, SandboxView, Stages,
@@ -104,6 +105,7 @@ pub struct Mechanisms {
     pub network: Network,
     pub images: Images,
     pub snapshots: Snapshots,
+    pub apparmor: AppArmor,
 }
 
 /// Sandboxes and containers. Cheap to clone.
@@ -216,6 +218,11 @@ impl Pods {
         let mut names = vec![String::new()];
         names.extend(self.inner.config.runtime_handlers.iter().cloned());
         names
+    }
+
+    /// The AppArmor profile of unprivileged containers, or why they have none.
+    pub fn apparmor(&self) -> String {
+        self.inner.with.apparmor.state()
     }
 
     /// Whether pods can get addresses.

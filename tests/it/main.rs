@@ -2,6 +2,7 @@
 //!
 //! Needs root and what `tests/run` prepares; `tests/run it NAME` runs those whose names contain NAME.
 
+mod apparmor;
 mod bad_fields;
 mod bad_input;
 mod cdi;

@@ -19,6 +19,8 @@ programs=(
 packages=(
     systemd-sysv udev kmod busybox-static linux-image-cloud-amd64
     docker-registry iproute2 nftables apparmor util-linux procps iputils-ping crun openssl ca-certificates
+    # For critest: the script that runs it, and what it loads its AppArmor profiles with.
+    python3 sudo
 )
 
 # Units that cost seconds of an emulated boot and serve nobody here.
