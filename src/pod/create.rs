@@ -65,8 +65,9 @@ impl Inner {
         if sandbox.status.borrow().state != SandboxState::Ready {
             return Err(PodError::SandboxNotReady(sandbox.plan.id.clone()));
         }
-        if config.resources.pids_limit.is_none() && self.config.pids_limit > 0 {
-            config.resources.pids_limit = Some(self.config.pids_limit);
+        let limit = self.config().pids_limit;
+        if config.resources.pids_limit.is_none() && limit > 0 {
+            config.resources.pids_limit = Some(limit);
         }
         if let Some(existing) = self.index.container_named(&sandbox.plan.id, &config.metadata) {
             let same = *existing.plan.config == config;
@@ -291,7 +292,7 @@ impl Inner {
             user: (user.uid, user.gid),
             namespace,
         };
-        let edits = spec::resolve_cdi(&self.config.cdi_spec_dirs, &config.cdi_devices, owner, devices)?;
+        let edits = spec::resolve_cdi(&self.config().cdi_spec_dirs, &config.cdi_devices, owner, devices)?;
         user.groups.extend(edits.gids);
         user.groups.sort_unstable();
         user.groups.dedup();

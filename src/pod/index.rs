@@ -160,6 +160,11 @@ struct Tables {
 
 impl Index {
     /// Everything that happens from now on.
+    /// Waits until nobody has the turn.
+    pub fn wait_for_turn(&self) {
+        drop(self.journal.turn());
+    }
+
     pub fn listen(&self) -> Events {
         self.journal.listen()
     }

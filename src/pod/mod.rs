@@ -42,7 +42,7 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ use crate::{
     },
     net::Network,
     store::Shelf,
-    zygote::Zygote,
+    zygote::{NamespacesRequest, Zygote},
 };
 use flight::Flights;
 use index::Index;
@@ -115,7 +115,8 @@ pub struct Pods {
 }
 
 struct Inner {
-    config: Config,
+    /// What is in force. Guards the value only: an operation begins with a copy.
+    config: RwLock<Arc<Config>>,
     boot_id: String,
     sandboxes: Shelf,
     containers: Shelf,
@@ -152,7 +153,7 @@ impl Pods {
             source,
         };
         let inner = Inner {
-            config,
+            config: RwLock::new(Arc::new(config)),
             boot_id,
             sandboxes: Shelf::open(state, "sandboxes")?,
             containers: Shelf::open(state, "containers")?,
@@ -213,10 +214,25 @@ impl Pods {
         Ok(self.inner.index.container(id)?.stages.clone())
     }
 
+    /// What begins from now on follows `config`.
+    pub fn reconfigure(&self, config: Config) {
+        *self.inner.config.write().expect("no panic while it is held") = Arc::new(config);
+    }
+
+    /// Whether pods can still be made and told of: the zygote forks, and the journal is nobody's for long.
+    ///
+    /// # Errors
+    /// [`PodError::Zygote`]. A journal that is stuck is not told, it is waited for.
+    pub async fn check(&self) -> Result<(), PodError> {
+        self.inner.with.zygote.namespaces(NamespacesRequest::default()).await?;
+        let inner = self.inner.clone();
+        Ok(tokio::task::spawn_blocking(move || inner.index.wait_for_turn()).await?)
+    }
+
     /// The runtime handlers' names, the default one first.
     pub fn runtime_handlers(&self) -> Vec<String> {
         let mut names = vec![String::new()];
-        names.extend(self.inner.config.runtime_handlers.iter().cloned());
+        names.extend(self.inner.config().runtime_handlers.iter().cloned());
         names
     }
 
@@ -228,6 +244,12 @@ impl Pods {
     /// Whether pods can get addresses.
     pub fn network_ready(&self) -> bool {
         self.inner.with.network.ready()
+    }
+}
+
+impl Inner {
+    fn config(&self) -> Arc<Config> {
+        self.config.read().expect("no panic while it is held").clone()
     }
 }
 

@@ -139,7 +139,7 @@ impl Inner {
     }
 
     fn check_handler(&self, name: &str) -> Result<(), PodError> {
-        let known = name.is_empty() || self.config.runtime_handlers.iter().any(|known| known == name);
+        let known = name.is_empty() || self.config().runtime_handlers.iter().any(|known| known == name);
         if known {
             Ok(())
         } else {
@@ -149,8 +149,9 @@ impl Inner {
 
     /// The cgroup of `name` (a sandbox's or container's id) in a pod.
     pub(super) fn cgroup_path(&self, config: &SandboxConfig, name: &str) -> String {
+        let own = self.config();
         let parent = match config.cgroup_parent.as_str() {
-            "" => &self.config.cgroup_parent,
+            "" => &own.cgroup_parent,
             parent => parent,
         };
         format!("{}/{name}", parent.trim_end_matches('/'))
