@@ -1,7 +1,7 @@
 //! Command line.
 
 mod bench;
-mod client;
+pub mod client;
 mod demo;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -54,16 +54,16 @@ struct Folders {
 }
 
 impl Folders {
-    fn load(self) -> anyhow::Result<Config> {
+    fn load(&self) -> anyhow::Result<Config> {
         let path = self.config.clone().unwrap_or_else(|| config::DEFAULT_PATH.into());
         let mut config = Config::load(&path, self.config.is_some())?;
         // A state folder of one's own has a socket of its own.
         if let (Some(state), None) = (&self.state, &self.listen) {
             config.listen = format!("unix://{}", state.join("inro.sock").display());
         }
-        config.root = self.root.unwrap_or(config.root);
-        config.state = self.state.unwrap_or(config.state);
-        config.listen = self.listen.unwrap_or(config.listen);
+        config.root = self.root.clone().unwrap_or(config.root);
+        config.state = self.state.clone().unwrap_or(config.state);
+        config.listen = self.listen.clone().unwrap_or(config.listen);
         Ok(config)
     }
 }
@@ -73,7 +73,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(folders) => folders.load().and_then(|config| {
             log_to_stderr();
-            daemon::serve(config)
+            daemon::serve(config, move || folders.load())
         }),
         Command::Config(folders) => folders.load().and_then(|config| {
             print!("{}", toml::to_string(&config)?);

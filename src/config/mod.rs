@@ -59,6 +59,14 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The keys, as `table.key`, whose values differ from those of `other`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let table = |config| toml::Table::try_from(config).unwrap_or_default();
+        let mut keys = Vec::new();
+        compare("", &table(self), &table(other), &mut keys);
+        keys
+    }
+
     /// Reads `path` and its drop-ins. A missing file is an error only when it was `asked_for`.
     ///
     /// # Errors
@@ -132,6 +140,21 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
     }
 }
 
+/// The keys at which two tables differ, each behind `prefix`.
+fn compare(prefix: &str, one: &toml::Table, other: &toml::Table, keys: &mut Vec<String>) {
+    let names: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    for name in names {
+        let key = format!("{prefix}{name}");
+        match (one.get(name), other.get(name)) {
+            (Some(toml::Value::Table(one)), Some(toml::Value::Table(other))) => {
+                compare(&format!("{key}."), one, other, keys);
+            }
+            (one, other) if one != other => keys.push(key),
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
@@ -176,6 +199,18 @@ mod test {
                 .to_string()
                 .contains("/nonexistent/config.toml")
         );
+    }
+
+    #[test]
+    fn what_differs_is_told_by_key() {
+        let mut other = Config::default();
+        assert_eq!(Config::default().differences(&other), Vec::<String>::new());
+        other.net.mtu = 9000;
+        other.image.preload_dir = Some("/p".into());
+        other.root = "/r".into();
+        let keys = ["image.preload_dir", "net.mtu", "root"];
+        assert_eq!(Config::default().differences(&other), keys);
+        assert_eq!(other.differences(&Config::default()), keys);
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl RuntimeService for RuntimeCalls {
             }),
         };
         let info = match request.into_inner().verbose {
-            true => render::runtime_info(&self.images.fs_info().path),
+            true => render::runtime_info(&self.images.fs_info().path, &self.pods.apparmor()),
             false => Default::default(),
         };
         Ok(Response::new(wire::StatusResponse {

@@ -1,11 +1,14 @@
 //! Assembly of the daemon: folders, lock, zygote, mechanisms, recovery, socket.
 
+mod socket;
+mod supervisor;
+
 use std::{
     fs::{self, File, Permissions},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    time::Instant,
+    io::{Read, Seek, Write},
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::Path,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -21,23 +24,26 @@ use crate::{
     config::Config,
     cri, durable,
     image::{Images, snapshot::Snapshots},
+    lockdown::apparmor::AppArmor,
     net::Network,
-    pod::{Mechanisms, Pods},
+    pod::{self, Mechanisms, Pods},
     stream,
+    sys::inherited,
     zygote::{Launch, Zygote},
 };
 
 /// Threads that run the daemon's tasks; what waits for a disk has threads of its own.
 const WORKERS: usize = 2;
 /// How long calls under way may take after SIGTERM.
-const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
+const DRAIN: Duration = Duration::from_secs(10);
 
-/// Serves until SIGTERM or SIGINT. Every pod goes on.
+/// Serves until SIGTERM or SIGINT. Every pod goes on. At SIGHUP the configuration is asked for again, by `read`.
 ///
 /// # Errors
 /// When anything it needs cannot be had; the message names it.
-pub fn serve(config: Config) -> anyhow::Result<()> {
+pub fn serve(config: Config, read: impl Fn() -> anyhow::Result<Config>) -> anyhow::Result<()> {
     let began = Instant::now();
+    let passed = inherited::take().context("take what the service manager passed")?;
     for path in [&config.root, &config.state] {
         if !path.is_absolute() {
             bail!("{} is not an absolute path", path.display());
@@ -56,13 +62,19 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let outcome = runtime.block_on(run(&config, zygote, began));
+    let outcome = runtime.block_on(run(config, read, passed, zygote, began));
     // What still waits for a disk is the next start's to take up: every step is planned on disk.
     runtime.shutdown_timeout(DRAIN);
     outcome
 }
 
-async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    read: impl Fn() -> anyhow::Result<Config>,
+    passed: Vec<(String, OwnedFd)>,
+    zygote: Zygote,
+    began: Instant,
+) -> anyhow::Result<()> {
     let images = Images::open(&config.root, &config.image).context("open the image store")?;
     let snapshots = Snapshots::open(&config.root).context("open the snapshots")?;
     let network = Network::open(&config.net, &config.root).context("open the network")?;
@@ -70,7 +82,13 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
     let streams = stream::Server::bind(&config.stream)
         .await
         .context("start the streaming server")?;
+    let apparmor = AppArmor::detect();
+    match &apparmor {
+        AppArmor::OutOfReach { why } => tracing::warn!(why, "AppArmor is on, but out of reach: containers run without"),
+        apparmor => tracing::debug!(apparmor = apparmor.state()),
+    }
     let with = Mechanisms {
+        apparmor,
         zygote,
         cgroups,
         network,
@@ -86,8 +104,10 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
     }
 
     let path = config.socket()?;
-    let listener = listen(&path)?;
+    // Before anybody can know of us: one that came while its handler is made would be lost.
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let listener = UnixListener::from_std(socket::listen(&path, passed)?).context("listen")?;
     let elapsed_ms = began.elapsed().as_secs_f64() * 1000.0;
     tracing::info!(
         listen = config.listen,
@@ -95,29 +115,63 @@ async fn run(config: &Config, zygote: Zygote, began: Instant) -> anyhow::Result<
         elapsed_ms,
         "ready"
     );
-    // Absent NOTIFY_SOCKET this does nothing.
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "cannot tell the service manager");
-    }
+    supervisor::ready("");
     let (stop, stopping) = tokio::sync::oneshot::channel();
     let stream_url = streams.base_url().to_owned();
     // Dropped at the end of this function, and every session with it: they end with the daemon, containers do not.
     let mut streaming = JoinSet::new();
     streaming.spawn(streams.serve(pods.clone()));
-    let server = tokio::spawn(cri::serve(listener, pods, images, stream_url, async move {
+    let health = tokio::spawn(supervisor::report_health(path, pods.clone()));
+    let server = tokio::spawn(cri::serve(listener, pods.clone(), images, stream_url, async move {
         let _ = stopping.await;
     }));
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let mut config = config;
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hangup.recv() => config = reload(config, &read, &pods),
+        }
     }
     tracing::info!("stopping; pods go on");
+    supervisor::stopping();
+    health.abort();
     let _ = stop.send(());
     match tokio::time::timeout(DRAIN, server).await {
         Ok(served) => served?.context("serve")?,
         Err(_) => tracing::warn!("calls were under way for too long"),
     }
     Ok(())
+}
+
+/// Reads the configuration again and does what can be done with it in a running daemon; what is in force then.
+///
+/// Registries and certificates need none of this: their files are read when they are used.
+fn reload(running: Config, read: impl Fn() -> anyhow::Result<Config>, pods: &Pods) -> Config {
+    supervisor::reloading();
+    let (config, told) = match read() {
+        Ok(wanted) => {
+            // Pods that run are found below the parent they were made in.
+            let pod = pod::Config {
+                cgroup_parent: running.pod.cgroup_parent.clone(),
+                ..wanted.pod.clone()
+            };
+            pods.reconfigure(pod.clone());
+            let config = Config { pod, ..running };
+            match config.differences(&wanted) {
+                keys if keys.is_empty() => (config, String::new()),
+                keys => (config, format!("changes that need a restart: {}", keys.join(", "))),
+            }
+        }
+        Err(error) => (running, format!("the configuration stays as it was: {error:#}")),
+    };
+    if told.is_empty() {
+        tracing::info!("reloaded");
+    } else {
+        tracing::warn!("reloaded; {told}");
+    }
+    supervisor::ready(&told);
+    config
 }
 
 /// Takes a folder for this daemon alone. The lock ends with the process, however it ends.
@@ -139,19 +193,4 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
     file.rewind()?;
     write!(file, "{}", std::process::id())?;
     Ok(file)
-}
-
-/// Binds the socket, 0600 in a folder that only root enters. A stale one is ours: we hold the lock.
-fn listen(path: &Path) -> anyhow::Result<UnixListener> {
-    let folder: PathBuf = path.parent().unwrap_or(Path::new("/")).to_owned();
-    durable::create_private_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("remove the stale socket {}", path.display()));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("listen at {}", path.display()))?;
-    fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(|| format!("protect {}", path.display()))?;
-    Ok(listener)
 }

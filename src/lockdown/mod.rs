@@ -1,7 +1,8 @@
-//! What confines a container: users, capabilities, seccomp, the root file system's shape.
+//! What confines a container: users, capabilities, seccomp, AppArmor, the root file system's shape.
 //!
 //! Whatever is asked for and cannot be applied is an error that names its field, never a warning.
 
+pub mod apparmor;
 pub mod capabilities;
 pub mod rootfs;
 pub mod seccomp;
@@ -16,6 +17,9 @@ use crate::model::ErrorKind;
 pub enum LockdownError {
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: String },
+    /// Right, but not on this node as it is.
+    #[error("{field}: {why}")]
+    NotHere { field: &'static str, why: String },
     #[error("seccomp profile {}: {why}", path.display())]
     Profile { path: PathBuf, why: String },
     #[error("image: {what} {}", path.display())]
@@ -33,7 +37,7 @@ impl LockdownError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Invalid { .. } | Self::Profile { .. } => ErrorKind::InvalidArgument,
-            Self::Image { .. } => ErrorKind::FailedPrecondition,
+            Self::Image { .. } | Self::NotHere { .. } => ErrorKind::FailedPrecondition,
             Self::Io { .. } => ErrorKind::Internal,
         }
     }

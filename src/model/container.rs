@@ -200,6 +200,8 @@ pub struct ContainerFacts {
     pub volume_images: Vec<ImageId>,
     /// The user that init really runs as.
     pub user: User,
+    /// The AppArmor profile that its processes have.
+    pub apparmor: Option<String>,
     /// Resolved stop signal.
     pub stop_signal: i32,
     /// Absolute path of the log file, if it has one.

@@ -135,7 +135,7 @@ pub struct Security {
     pub readonly_rootfs: bool,
     /// Seccomp profile.
     pub seccomp: Profile,
-    /// AppArmor profile; `None`: not asked for.
+    /// AppArmor profile; `None`: not asked for, which is `RuntimeDefault` where there is AppArmor.
     pub apparmor: Option<Profile>,
     /// Paths hidden in the container; only absolute ones.
     pub masked_paths: Vec<PathBuf>,

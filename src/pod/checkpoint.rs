@@ -63,7 +63,7 @@ impl Pods {
                 .map(|mount| mount.container_path.clone())
                 .collect(),
         };
-        checkpoint::write(&self.inner.config.criu, subject, location, timeout).await?;
+        checkpoint::write(&self.inner.config().criu, subject, location, timeout).await?;
         tracing::info!(container = %plan.id, location = %location.display(), "checkpoint written");
         Ok(())
     }

@@ -69,8 +69,9 @@ impl Inner {
         if sandbox.status.borrow().state != SandboxState::Ready {
             return Err(PodError::SandboxNotReady(sandbox.plan.id.clone()));
         }
-        if config.resources.pids_limit.is_none() && self.config.pids_limit > 0 {
-            config.resources.pids_limit = Some(self.config.pids_limit);
+        let limit = self.config().pids_limit;
+        if config.resources.pids_limit.is_none() && limit > 0 {
+            config.resources.pids_limit = Some(limit);
         }
         if let Some(existing) = self.index.container_named(&sandbox.plan.id, &config.metadata) {
             let same = *existing.plan.config == config;
@@ -207,7 +208,8 @@ impl Inner {
         let capabilities = capabilities::resolve(security)?;
         watch.lap("root and user");
         let filter = seccomp::compile(security, &capabilities)?;
-        watch.lap("seccomp");
+        let apparmor = self.with.apparmor.resolve(security)?;
+        watch.lap("profiles");
         let volumes = Volumes {
             container: &plan.id,
             snapshots: &self.with.snapshots,
@@ -260,6 +262,7 @@ impl Inner {
             cgroups,
             namespaces: namespace_fds,
             cgroup: self.cgroup_join(&plan.cgroup, hold)?,
+            apparmor: apparmor.clone(),
             seccomp: memfd.map_err(|source| io_error("make a filter for", folder.path(), source))?,
             log: plan.log.as_deref().map(log::open).transpose()?,
             capabilities,
@@ -285,6 +288,7 @@ impl Inner {
             env: process.env().clone().unwrap_or_default(),
             cwd: process.cwd().clone(),
             capabilities,
+            apparmor,
             user,
             owner,
             init: 0,
@@ -312,7 +316,7 @@ impl Inner {
             user: (user.uid, user.gid),
             namespace,
         };
-        let mut edits = spec::resolve_cdi(&self.config.cdi_spec_dirs, &config.cdi_devices, owner, devices)?;
+        let mut edits = spec::resolve_cdi(&self.config().cdi_spec_dirs, &config.cdi_devices, owner, devices)?;
         user.groups.append(&mut edits.gids);
         user.groups.sort_unstable();
         user.groups.dedup();

@@ -192,7 +192,7 @@ impl Pods {
                 groups: spec.user.groups.clone(),
                 capabilities: spec.capabilities,
                 no_new_privs: plan.config.security.no_new_privs,
-                apparmor: None,
+                apparmor: spec.apparmor.clone(),
             },
             seccomp: filter_of(plan, spec)?,
             cgroup: self.inner.cgroup_join(&plan.cgroup, None)?,

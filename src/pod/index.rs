@@ -100,6 +100,7 @@ impl Container {
             image_id: plan.image_id.clone(),
             volume_images: plan.volume_images.clone(),
             user: spec.user.clone(),
+            apparmor: spec.apparmor.clone(),
             stop_signal: spec.stop_signal,
             log: plan.log.clone(),
             created_at: plan.created_at,
@@ -159,6 +160,11 @@ struct Tables {
 
 impl Index {
     /// Everything that happens from now on.
+    /// Waits until nobody has the turn.
+    pub fn wait_for_turn(&self) {
+        drop(self.journal.turn());
+    }
+
     pub fn listen(&self) -> Events {
         self.journal.listen()
     }

@@ -45,7 +45,7 @@ mod watch;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use serde::{Deserialize, Serialize};
@@ -59,13 +59,14 @@ pub use tickets::{StreamCall, StreamKind, Streams, Token};
 use crate::{
     cgroup::{self, Cgroups},
     image::{Images, snapshot::Snapshots},
+    lockdown::apparmor::AppArmor,
     model::{
         ContainerEntry, ContainerFilter, ContainerId, ContainerMetadata, ContainerView, DiskTotals, PodView,
         SandboxFilter, SandboxId, SandboxMetadata, SandboxView, Stages,
     },
     net::Network,
     store::Shelf,
-    zygote::Zygote,
+    zygote::{NamespacesRequest, Zygote},
 };
 use flight::Flights;
 use index::Index;
@@ -108,6 +109,7 @@ pub struct Mechanisms {
     pub network: Network,
     pub images: Images,
     pub snapshots: Snapshots,
+    pub apparmor: AppArmor,
 }
 
 /// Sandboxes and containers. Cheap to clone.
@@ -117,7 +119,8 @@ pub struct Pods {
 }
 
 struct Inner {
-    config: Config,
+    /// What is in force. Guards the value only: an operation begins with a copy.
+    config: RwLock<Arc<Config>>,
     boot_id: String,
     /// The run folder.
     state: PathBuf,
@@ -158,7 +161,7 @@ impl Pods {
             source,
         };
         let inner = Inner {
-            config,
+            config: RwLock::new(Arc::new(config)),
             boot_id,
             state: state.to_owned(),
             sandboxes: Shelf::open(state, "sandboxes")?,
@@ -221,10 +224,29 @@ impl Pods {
         Ok(self.inner.index.container(id)?.stages.clone())
     }
 
+    /// What begins from now on follows `config`, but for the cgroup parent: pods that run are found below theirs.
+    pub fn reconfigure(&self, config: Config) {
+        let mut current = self.inner.config.write().expect("no panic while it is held");
+        *current = Arc::new(Config {
+            cgroup_parent: current.cgroup_parent.clone(),
+            ..config
+        });
+    }
+
+    /// Whether pods can still be made and told of: the zygote forks, and the journal is nobody's for long.
+    ///
+    /// # Errors
+    /// [`PodError::Zygote`]. A journal that is stuck is not told, it is waited for.
+    pub async fn check(&self) -> Result<(), PodError> {
+        self.inner.with.zygote.namespaces(NamespacesRequest::default()).await?;
+        let inner = self.inner.clone();
+        Ok(tokio::task::spawn_blocking(move || inner.index.wait_for_turn()).await?)
+    }
+
     /// The runtime handlers' names, the default one first.
     pub fn runtime_handlers(&self) -> Vec<String> {
         let mut names = vec![String::new()];
-        names.extend(self.inner.config.runtime_handlers.iter().cloned());
+        names.extend(self.inner.config().runtime_handlers.iter().cloned());
         names
     }
 
@@ -233,9 +255,20 @@ impl Pods {
         self.inner.with.cgroups.driver()
     }
 
+    /// The AppArmor profile of unprivileged containers, or why they have none.
+    pub fn apparmor(&self) -> String {
+        self.inner.with.apparmor.state()
+    }
+
     /// Whether pods can get addresses.
     pub fn network_ready(&self) -> bool {
         self.inner.with.network.ready()
+    }
+}
+
+impl Inner {
+    fn config(&self) -> Arc<Config> {
+        self.config.read().expect("no panic while it is held").clone()
     }
 }
 

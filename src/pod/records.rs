@@ -81,6 +81,9 @@ pub struct ContainerSpec {
     pub oom_kills_before: u64,
     pub stop_signal: i32,
     pub capabilities: CapabilitySets,
+    /// The AppArmor profile of its processes.
+    #[serde(default)]
+    pub apparmor: Option<String>,
     pub env: Vec<String>,
     pub cwd: PathBuf,
     pub init: u32,

@@ -148,7 +148,7 @@ impl Inner {
     }
 
     fn check_handler(&self, name: &str) -> Result<(), PodError> {
-        let known = name.is_empty() || self.config.runtime_handlers.iter().any(|known| known == name);
+        let known = name.is_empty() || self.config().runtime_handlers.iter().any(|known| known == name);
         if known {
             Ok(())
         } else {
@@ -158,8 +158,9 @@ impl Inner {
 
     /// The cgroup of `name` (a sandbox's or container's id) in a pod.
     pub(super) fn cgroup_path(&self, config: &SandboxConfig, name: &str) -> String {
+        let own = self.config();
         let parent = match config.cgroup_parent.as_str() {
-            "" => &self.config.cgroup_parent,
+            "" => &own.cgroup_parent,
             parent => parent,
         };
         self.with.cgroups.path(parent, name)

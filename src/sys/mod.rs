@@ -5,6 +5,7 @@ pub mod capset;
 pub mod device;
 pub mod fdpass;
 pub mod fork;
+pub mod inherited;
 pub mod mount;
 pub mod oom;
 pub mod process;

@@ -217,6 +217,7 @@ impl Zygote {
                 .collect(),
             cgroup: fds.join(request.cgroup),
             seccomp: fds.maybe(request.seccomp),
+            apparmor: request.apparmor,
             capabilities: request.capabilities,
             log: fds.maybe(request.log),
             stdio: request.stdio,

@@ -287,6 +287,7 @@ fn build(
     let step = LastStep {
         capabilities: request.capabilities,
         seccomp,
+        apparmor: request.apparmor.clone(),
         close,
         started,
         cgroups: Rc::new(parts.cgroups),

@@ -11,14 +11,13 @@
 
 use std::{
     fs,
-    io::Write,
     os::fd::{AsFd, OwnedFd},
     path::Path,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{Gid, Mode, OFlags, Uid, fchown, fstat, fstatfs, major, minor, open, openat},
+    fs::{Gid, Mode, OFlags, Uid, fchown, fstat, fstatfs, major, minor, open},
     io::Errno,
     process::{
         Pid, PidfdFlags, WaitOptions, chdir, getcwd, getpid, ioctl_tiocsctty, pidfd_open, set_child_subreaper, setsid,
@@ -34,7 +33,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    confine::confine,
+    confine::{change_profile, confine},
     create::{kill_children, read_program},
     error::{Failure, Stage},
     executor::Program,
@@ -302,7 +301,7 @@ fn become_process(parts: &Parts, news: &OwnedFd) -> Result<Failure> {
     }
     process::close_on_exec_from(3).map_err(|e| Failure::new(Stage::Request, "close descriptors", e))?;
     if let Some(profile) = &process.apparmor {
-        apparmor(&parts.proc, profile)?;
+        change_profile(parts.proc.as_fd(), profile)?;
     }
 
     // As root, for folders only root may enter; as the user, for those on a file server that trusts no root.
@@ -365,26 +364,6 @@ fn own_terminal(size: Winsize, uid: u32, news: &OwnedFd) -> Result<()> {
         process::place(slave.as_fd(), number).map_err(|e| Failure::new(Stage::Terminal, "its streams", e))?;
     }
     send(news.as_fd(), &News::Terminal, &[master.as_fd()]).map_err(|e| Failure::new(Stage::Terminal, "pass it on", e))
-}
-
-fn apparmor(proc: &OwnedFd, profile: &str) -> Result<()> {
-    let step = |e: std::io::Error| Failure::new(Stage::Confine, format!("AppArmor profile {profile}"), e);
-    let file = openat(
-        proc,
-        "thread-self/attr/apparmor/exec",
-        OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .or_else(|_| {
-        openat(
-            proc,
-            "thread-self/attr/exec",
-            OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-    });
-    let mut file = fs::File::from(file.map_err(|e| step(e.into()))?);
-    file.write_all(format!("exec {profile}").as_bytes()).map_err(step)
 }
 
 const NAMESPACES: &[(&str, ThreadNameSpaceType)] = &[

@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use super::{
-    confine::confine,
+    confine::{change_profile, confine, own_proc},
     error::{Failure, Stage},
     home::{attach, file_system, place_for},
     protocol::HookState,
@@ -37,6 +37,7 @@ use crate::{
 pub(super) struct LastStep {
     pub capabilities: CapabilitySets,
     pub seccomp: Option<Vec<u8>>,
+    pub apparmor: Option<String>,
     /// Closed as soon as init is ready: the ends that tell others that the helper lives.
     pub close: Vec<RawFd>,
     /// Closes at a successful exec; otherwise gets the failure first.
@@ -88,6 +89,9 @@ impl LastStep {
             let program = Program::new(args_of(process)?, env_of(process))?;
             // A hook need not read what it is told.
             process::reset_signals(!self.hooks.is_empty(), false);
+            if let Some(profile) = &self.apparmor {
+                change_profile(own_proc()?.as_fd(), profile)?;
+            }
             confine(&self.capabilities, self.seccomp.as_deref(), no_new_privs)?;
             if !self.hooks.is_empty() {
                 self.run_hooks(process)?;

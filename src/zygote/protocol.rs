@@ -96,6 +96,8 @@ pub struct CreateRequest {
     pub cgroup: CgroupJoin,
     /// memfd with an array of `struct sock_filter`, installed last.
     pub seccomp: Option<OwnedFd>,
+    /// AppArmor profile to change to at exec.
+    pub apparmor: Option<String>,
     /// The sets the process ends up with.
     pub capabilities: CapabilitySets,
     /// The container's log, opened for appending.
@@ -314,6 +316,7 @@ pub(super) struct CreateWire {
     pub namespaces: Vec<(i32, usize)>,
     pub cgroup: JoinWire,
     pub seccomp: Option<usize>,
+    pub apparmor: Option<String>,
     pub capabilities: CapabilitySets,
     pub log: Option<usize>,
     pub stdio: Stdio,

@@ -2,6 +2,7 @@
 //!
 //! Needs root and what `tests/run` prepares; `tests/run it NAME` runs those whose names contain NAME.
 
+mod apparmor;
 mod attach_slow;
 mod bad_fields;
 mod bad_input;
@@ -28,8 +29,10 @@ mod oom;
 mod permissions;
 mod pods;
 mod port_forward;
+mod reboot;
 mod registries;
 mod security;
+mod service;
 mod slow_unmount;
 mod stats;
 mod stream_server;

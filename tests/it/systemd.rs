@@ -4,6 +4,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -18,14 +20,25 @@ struct Service {
 impl Service {
     /// Starts the unit of contrib/ with the folders of a node whose own daemon has ended.
     fn start(node: &Node) -> Service {
+        Service::start_with(node, &[])
+    }
+
+    /// The same with texts of the unit replaced.
+    fn start_with(node: &Node, changes: &[(&str, &str)]) -> Service {
         let dir = node.dir().display();
         let command = format!(
             "ExecStart={} serve --config {dir}/config.toml --root {dir}/root --state {dir}/state --listen {}",
             inro().display(),
             node.daemon.endpoint()
         );
-        let unit = include_str!("../../contrib/inro.service").replace("ExecStart=/usr/local/bin/inro serve", &command);
-        assert!(unit.contains(&command), "{unit}");
+        let mut unit = include_str!("../../contrib/inro.service").to_owned();
+        for (text, by) in [("ExecStart=/usr/local/bin/inro serve", command.as_str())]
+            .iter()
+            .chain(changes)
+        {
+            assert!(unit.contains(text), "{text} in {unit}");
+            unit = unit.replace(text, by);
+        }
         let name = format!("{}.service", node.dir().file_name().expect("a name").to_string_lossy());
         let path = Path::new("/run/systemd/system").join(&name);
         fs::write(&path, unit).expect("a unit");
@@ -37,6 +50,12 @@ impl Service {
 
     fn tell(&self, words: &[&str]) {
         systemctl(&[words, &[&self.name]].concat());
+    }
+
+    fn property(&self, name: &str) -> String {
+        let arguments = ["show", "--value", "--property", name, &self.name];
+        let output = Command::new("systemctl").args(arguments).output().expect("systemctl");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 }
 
@@ -88,4 +107,103 @@ fn pods_outlive_restart_kill_and_stop_of_the_service() {
     assert_eq!(container.pid(), pid, "under the next daemon");
     container.stop(0);
     assert_eq!(container.logged(), "started\n");
+}
+
+#[test]
+fn no_call_is_refused_across_restarts_of_the_service() {
+    let name = "no_call_is_refused_across_restarts_of_the_service";
+    if !Path::new("/run/systemd/system").exists() {
+        return skipped(name, "systemd is not the first process here");
+    }
+    let mut node = Node::start();
+    node.pull("shell");
+    assert!(node.daemon.terminate().success());
+    let service = Service::start(&node);
+    let container = node.pod(|_| {}).run_container("shell", &["sleep", "1000"]);
+    let done = AtomicBool::new(false);
+    let calls = thread::scope(|scope| {
+        let version = scope.spawn(|| {
+            let mut calls = 0;
+            while !done.load(Ordering::Relaxed) {
+                node.crictl_ok(&["version"]);
+                calls += 1;
+            }
+            calls
+        });
+        let exec = scope.spawn(|| {
+            let mut calls = 0;
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(container.sh("sleep 1; echo done"), "done");
+                calls += 1;
+            }
+            calls
+        });
+        let restarts = scope.spawn(|| {
+            for _ in 0..5 {
+                service.tell(&["restart"]);
+                thread::sleep(Duration::from_millis(500));
+            }
+        });
+        let restarted = restarts.join();
+        done.store(true, Ordering::Relaxed);
+        restarted.expect("five restarts");
+        (version.join().expect("crictl"), exec.join().expect("execs"))
+    });
+    eprintln!("five restarts under {} calls of crictl and {} execs", calls.0, calls.1);
+    assert!(calls.0 > 0 && calls.1 > 0);
+    drop(service);
+    node.daemon.restart();
+}
+
+#[test]
+fn systemd_replaces_a_daemon_that_does_not_answer_and_pods_go_on() {
+    let name = "systemd_replaces_a_daemon_that_does_not_answer_and_pods_go_on";
+    if !Path::new("/run/systemd/system").exists() {
+        return skipped(name, "systemd is not the first process here");
+    }
+    let mut node = Node::start();
+    node.pull("shell");
+    assert!(node.daemon.terminate().success());
+    let service = Service::start_with(&node, &[("WatchdogSec=60", "WatchdogSec=15")]);
+    let container = node.pod(|_| {}).run_container("shell", &["sleep", "1000"]);
+    let pid = container.pid();
+    let main = service.property("MainPID");
+    // Longer than it may be silent, and it is fed.
+    thread::sleep(Duration::from_secs(20));
+    assert_eq!(service.property("MainPID"), main);
+
+    service.tell(&["kill", "--kill-whom=main", "--signal=STOP"]);
+    eventually("systemd replaces it", Duration::from_secs(60), || {
+        let now = service.property("MainPID");
+        (now != main && now != "0" && service.property("ActiveState") == "active").then_some(())
+    });
+    assert_eq!(service.property("Result"), "success");
+    assert_eq!(container.pid(), pid);
+    assert_eq!(container.sh("echo again"), "again");
+    drop(service);
+    node.daemon.restart();
+}
+
+#[test]
+fn systemctl_reload_waits_for_the_new_configuration() {
+    let name = "systemctl_reload_waits_for_the_new_configuration";
+    if !Path::new("/run/systemd/system").exists() {
+        return skipped(name, "systemd is not the first process here");
+    }
+    let mut node = Node::start();
+    assert!(node.daemon.terminate().success());
+    let service = Service::start(&node);
+    let path = node.dir().join("config.toml");
+    let good = fs::read_to_string(&path).expect("config.toml");
+    fs::write(&path, format!("{good}\n[pod]\nruntime_handlers = [\"other\"]\n")).expect("config.toml");
+    service.tell(&["reload"]);
+    let status = node.cri.status(v1::StatusRequest::default()).expect("status");
+    assert!(status.runtime_handlers.iter().any(|handler| handler.name == "other"));
+    fs::write(&path, "nothing = \"good\"\n").expect("config.toml");
+    service.tell(&["reload"]);
+    let told = service.property("StatusText");
+    assert!(told.contains("stays as it was"), "{told}");
+    fs::write(&path, good).expect("config.toml");
+    drop(service);
+    node.daemon.restart();
 }

@@ -19,6 +19,8 @@ programs=(
 packages=(
     systemd-sysv udev kmod busybox-static linux-image-cloud-amd64
     docker-registry iproute2 nftables apparmor util-linux procps iputils-ping crun openssl ca-certificates
+    # For critest: the script that runs it, and what it loads its AppArmor profiles with.
+    python3 sudo
 )
 
 # Units that cost seconds of an emulated boot and serve nobody here.
@@ -100,8 +102,8 @@ clean_up() {
 
 furnish() {
     local tree=$1 unit
-    # A hundred profiles would be compiled at each boot; the kernel's side stays.
-    find "$tree/etc/apparmor.d" -type f -delete
+    # A hundred profiles would be compiled at each boot; what others include stays, and the kernel's side.
+    find "$tree/etc/apparmor.d" -maxdepth 1 -type f -delete
     rm -rf "$tree"/boot/initrd* "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt
     for unit in "${masked[@]}"; do
         ln -sf /dev/null "$tree/etc/systemd/system/$unit"

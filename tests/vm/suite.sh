@@ -1,7 +1,7 @@
 #!/bin/bash
 # The tests of the daemon and of its cgroups on a machine with cgroup v2 only; tests/run starts it in tests/vm/run.
 #
-#   tests/vm/suite.sh [NAME]     of the integration tests those whose names contain NAME
+#   tests/vm/suite.sh [NAME]     of the integration tests those whose names contain NAME, and nothing of critest
 #
 # CARGO_TARGET_DIR and INRO_BIN as for the tests themselves; INRO_IT and INRO_UNIT are the test programs.
 set -uo pipefail
@@ -35,8 +35,14 @@ main() {
     if [ $# = 0 ]; then
         INRO_CGROUP_DRIVER=cgroupfs /run/it --test-threads=1 "${both[@]}" || failed=1
     fi
+    # What of critest the machine outside cannot run.
+    [ $# != 0 ] || critest --focus AppArmor || failed=1
     [ ! -e "$INRO_SKIPS" ] || sed 's/^/skipped: /' "$INRO_SKIPS"
     return "$failed"
+}
+
+critest() {
+    "$(dirname "$0")/../critest/run.py" --inro "$INRO_BIN" "$@"
 }
 
 # One line: bash reads on behind it, and the file may have been edited meanwhile.

@@ -194,6 +194,7 @@ impl Box_ {
             namespaces: std::mem::take(&mut self.namespaces),
             cgroup: self.join(),
             seccomp: self.seccomp.as_deref().map(memfd),
+            apparmor: None,
             capabilities: self.capabilities,
             log: Some(log.into()),
             stdio: self.stdio,

@@ -70,7 +70,7 @@ pub fn security(context: wire::LinuxContainerSecurityContext) -> Parsed<Security
         no_new_privs: context.no_new_privs,
         readonly_rootfs: context.readonly_rootfs,
         seccomp: seccomp(context.seccomp, &context.seccomp_profile_path)?,
-        apparmor: apparmor(context.apparmor, &context.apparmor_profile, context.privileged)?,
+        apparmor: apparmor(context.apparmor, &context.apparmor_profile)?,
         masked_paths: paths(context.masked_paths, "masked_paths")?,
         readonly_paths: paths(context.readonly_paths, "readonly_paths")?,
         namespaces: namespaces(context.namespace_options, CONTEXT)?,
@@ -185,30 +185,25 @@ fn seccomp(profile: Option<wire::SecurityProfile>, deprecated: &str) -> Parsed<P
     }
 }
 
-fn apparmor(profile: Option<wire::SecurityProfile>, deprecated: &str, privileged: bool) -> Parsed<Option<Profile>> {
-    let field = format!("{CONTEXT}.apparmor");
-    let asked = match profile {
-        Some(profile) => Some(named(profile, &field)?),
-        None => match deprecated {
-            "" => None,
-            "unconfined" => Some(Profile::Unconfined),
-            "runtime/default" => Some(Profile::RuntimeDefault),
-            other => Some(Profile::Localhost(
-                other.strip_prefix("localhost/").unwrap_or(other).to_owned(),
+/// The new field wins over the deprecated one. Some clients write a name as the old field has it.
+fn apparmor(profile: Option<wire::SecurityProfile>, deprecated: &str) -> Parsed<Option<Profile>> {
+    if let Some(profile) = profile {
+        return Ok(Some(match named(profile, &format!("{CONTEXT}.apparmor"))? {
+            Profile::Localhost(name) => Profile::Localhost(name.strip_prefix("localhost/").unwrap_or(&name).to_owned()),
+            other => other,
+        }));
+    }
+    match deprecated {
+        "" => Ok(None),
+        "unconfined" => Ok(Some(Profile::Unconfined)),
+        "runtime/default" => Ok(Some(Profile::RuntimeDefault)),
+        other => match other.strip_prefix("localhost/") {
+            Some(name) if !name.is_empty() => Ok(Some(Profile::Localhost(name.to_owned()))),
+            _ => Err(Fault::new(
+                format!("{CONTEXT}.apparmor_profile"),
+                format!("{other:?} is not a profile"),
             )),
         },
-    };
-    let enabled =
-        std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'));
-    match asked {
-        Some(Profile::Localhost(_)) if enabled => Err(Fault::unimplemented(field)),
-        Some(Profile::Localhost(name)) => Err(Fault::new(
-            field,
-            format!("profile {name:?}: this host has no AppArmor"),
-        )),
-        // The default where there is no AppArmor is no profile, as with the peers.
-        Some(Profile::RuntimeDefault) if enabled && !privileged => Err(Fault::unimplemented(field)),
-        other => Ok(other.filter(|profile| *profile != Profile::RuntimeDefault)),
     }
 }
 

@@ -301,8 +301,8 @@ fn faults_of_a_container_name_their_field() {
             "config.linux.security_context.seccomp.localhost_ref",
         ),
         (
-            security(|s| s.apparmor_profile = "localhost/x".into()),
-            "config.linux.security_context.apparmor",
+            security(|s| s.apparmor_profile = "x".into()),
+            "config.linux.security_context.apparmor_profile",
         ),
     ];
     for (config, field) in table {

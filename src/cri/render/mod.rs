@@ -328,6 +328,7 @@ pub fn container_info(view: &ContainerView, stages: &Stages) -> HashMap<String, 
         "pid": view.pid.unwrap_or(0),
         "config": &*view.config,
         "user": view.user,
+        "apparmor": view.apparmor,
         "stagesMs": milliseconds(stages),
     });
     HashMap::from([("info".to_owned(), info.to_string())])
@@ -335,11 +336,12 @@ pub fn container_info(view: &ContainerView, stages: &Stages) -> HashMap<String, 
 
 /// The verbose part of the runtime's status. `stateDir` is where clients look for the file system that root file systems
 /// are on.
-pub fn runtime_info(root: &Path) -> HashMap<String, String> {
+pub fn runtime_info(root: &Path, apparmor: &str) -> HashMap<String, String> {
     let config = serde_json::json!({ "rootDir": root, "stateDir": root.join("snapshots") });
     HashMap::from([
         ("images".to_owned(), root.display().to_string()),
         ("config".to_owned(), config.to_string()),
+        ("apparmor".to_owned(), apparmor.to_owned()),
     ])
 }
 
