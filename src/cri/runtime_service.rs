@@ -89,11 +89,16 @@ impl RuntimeService for RuntimeCalls {
         } else {
             Default::default()
         };
+        // Both or neither: the time says that the statuses are of one moment.
+        let (containers_statuses, timestamp) = match self.pods.containers_in_status() {
+            true => (pod.containers.iter().map(render::container_status).collect(), pod.at.0),
+            false => Default::default(),
+        };
         Ok(Response::new(wire::PodSandboxStatusResponse {
             status: Some(render::sandbox_status(&pod.sandbox)),
             info,
-            containers_statuses: pod.containers.iter().map(render::container_status).collect(),
-            timestamp: pod.at.0,
+            containers_statuses,
+            timestamp,
         }))
     }
 

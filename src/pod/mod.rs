@@ -88,6 +88,9 @@ pub struct Config {
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// The criu program, for CheckpointContainer and nothing else; it need not be there.
     pub criu: PathBuf,
+    /// Whether PodSandboxStatus has the containers' statuses and its time, or neither. A kubelet 1.37 with EventedPLEG starts
+    /// init containers for ever when it gets them (`docs/decisions/0012-containers-in-status.md`).
+    pub containers_in_status: bool,
 }
 
 impl Default for Config {
@@ -98,6 +101,7 @@ impl Default for Config {
             pids_limit: 0,
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             criu: "/usr/sbin/criu".into(),
+            containers_in_status: false,
         }
     }
 }
@@ -248,6 +252,11 @@ impl Pods {
         let mut names = vec![String::new()];
         names.extend(self.inner.config().runtime_handlers.iter().cloned());
         names
+    }
+
+    /// Whether a pod's status has those of its containers.
+    pub fn containers_in_status(&self) -> bool {
+        self.inner.config().containers_in_status
     }
 
     /// Who makes cgroups; the kubelet has to know.

@@ -14,6 +14,8 @@ use tonic::Code;
 use crate::harness::{EventStream, Node, eventually, v1};
 
 const SOON: Duration = Duration::from_secs(20);
+/// Without it a pod's status has neither its containers' nor a time.
+const WHOLE_STATUS: &str = "[pod]\ncontainers_in_status = true\n";
 
 use v1::{ContainerEventType as Kind, ContainerState as State};
 
@@ -51,7 +53,7 @@ fn apply(known: &mut BTreeMap<String, State>, event: &v1::ContainerEventResponse
 
 #[test]
 fn a_life_is_told_from_its_beginning_to_its_end() {
-    let node = Node::start();
+    let node = Node::with_config(WHOLE_STATUS);
     node.pull("shell");
     let mut events = node.cri.events();
     let pod = node.pod(|_| {});
@@ -103,7 +105,7 @@ fn a_life_is_told_from_its_beginning_to_its_end() {
 #[test]
 fn a_thousand_changes_come_in_order_and_agree_with_every_status() {
     const CONTAINERS: usize = 64;
-    let node = Node::start();
+    let node = Node::with_config(WHOLE_STATUS);
     node.pull("shell");
     let pod = node.pod(|_| {});
     let mut events = node.cri.events();
@@ -219,8 +221,22 @@ fn a_stream_ends_with_the_daemon_and_does_not_hold_it_up() {
 }
 
 #[test]
+fn a_status_has_its_containers_and_a_time_or_neither() {
+    let node = Node::start();
+    node.pull("shell");
+    let pod = node.pod(|_| {});
+    let _container = pod.run_container("shell", &["sleep", "1000"]);
+    let request = v1::PodSandboxStatusRequest {
+        pod_sandbox_id: pod.id.clone(),
+        verbose: false,
+    };
+    let status = node.cri.pod_sandbox_status(request).expect("status");
+    assert_eq!((status.containers_statuses.len(), status.timestamp), (0, 0));
+}
+
+#[test]
 fn an_exit_while_the_daemon_is_dead_is_in_the_status_of_the_next() {
-    let mut node = Node::start();
+    let mut node = Node::with_config(WHOLE_STATUS);
     node.pull("shell");
     let pod = node.pod(|_| {});
     let container = pod.run_container("shell", &["sh", "-c", "until [ -e /go ]; do sleep 0.05; done; exit 7"]);

@@ -235,7 +235,7 @@ fn a_value_that_the_kernel_refuses_names_its_field_and_changes_nothing() {
 
 #[test]
 fn limits_events_and_statuses_agree_by_their_times() {
-    let node = Node::start();
+    let node = Node::with_config("[pod]\ncontainers_in_status = true\n");
     node.pull("shell");
     let pod = node.pod(|_| {});
     let containers = ["first", "second"].map(|_| pod.container("shell", &["sleep", "1000"], limited));

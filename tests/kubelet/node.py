@@ -82,7 +82,7 @@ class Node:
             "containerLogMaxSize": "64Ki", "containerLogMaxFiles": 3, "containerLogMonitorInterval": "3s",
             "imageMinimumGCAge": "1s", "shutdownGracePeriod": "0s",
             "evictionHard": {"memory.available": "1Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-            "featureGates": {"PodAndContainerStatsFromCRI": True, "EventedPLEG": False, "CRIListStreaming": True,
+            "featureGates": {"PodAndContainerStatsFromCRI": True, "EventedPLEG": True, "CRIListStreaming": True,
                              "KubeletCrashLoopBackOffMax": True},
         }
         servers.write(f"{self.work}/kubelet.json", json.dumps(config))
