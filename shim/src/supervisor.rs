@@ -281,13 +281,14 @@ impl Supervisor {
     /// Puts the exit on record and tells everyone; tries again later when there is no room.
     fn record_exit(&mut self) {
         let Some(exit) = self.unrecorded else { return };
-        if self
-            .write_record(c"exit.tmp", exit::NAME, exit.encode().as_bytes())
-            .is_ok()
-        {
-            self.unrecorded = None;
-            self.clients.announce(Reply::Exited);
-            self.drain_until = Some(now_ms() + DRAIN);
+        match self.write_record(c"exit.tmp", exit::NAME, exit.encode().as_bytes()) {
+            // Nobody will look into a folder that is gone.
+            Ok(()) | Err(Errno::NOENT) => {
+                self.unrecorded = None;
+                self.clients.announce(Reply::Exited);
+                self.drain_until = Some(now_ms() + DRAIN);
+            }
+            Err(_) => {}
         }
     }
 

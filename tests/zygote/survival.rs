@@ -72,6 +72,22 @@ fn a_killed_helper_is_noticed_and_killing_the_cgroup_ends_the_rest() {
 }
 
 #[test]
+fn a_shim_whose_folder_is_gone_ends_with_its_container() {
+    let Some(ground) = Ground::new() else { return };
+    block(async {
+        let mut c = Box_::new(&ground, &["sleep", "1000"]);
+        let init = ground.zygote.create(c.request(&ground)).await.unwrap().init_pid;
+        c.start().unwrap();
+        let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap();
+        let shim = PathBuf::from("/proc").join(parent);
+        fs::remove_dir_all(&c.dir).unwrap();
+        kill_process(Pid::from_raw(init as i32).unwrap(), Signal::KILL).unwrap();
+        eventually("the shim ends", || !shim.exists());
+    });
+}
+
+#[test]
 fn nothing_of_ours_lingers_in_the_zygote() {
     let Some(ground) = Ground::new() else { return };
     block(async {
