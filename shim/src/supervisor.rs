@@ -246,8 +246,8 @@ impl Supervisor {
         }
     }
 
-    /// Asks the cgroup first thing after a death: systemd removes a scope as soon as nothing lives in it, and its count
-    /// with it.
+    /// Asks the cgroup: first thing after any death, as systemd removes a scope and its count once nothing lives in it; and
+    /// once more when init is known to be dead, as the death before may have been another's.
     fn count_oom_kills(&mut self) {
         let Some(file) = &self.events else { return };
         let mut text = [0u8; 256];
@@ -267,6 +267,7 @@ impl Supervisor {
             if pid == Pid::from_raw(self.init).unwrap_or(Pid::INIT)
                 && self.happen(Event::InitExited) == Action::RecordExit
             {
+                self.count_oom_kills();
                 let now = clock_gettime(ClockId::Realtime);
                 let finished_at_ns = now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec);
                 self.unrecorded = Some(ExitRecord {

@@ -231,11 +231,8 @@ fn starts_go_on_while_systemd_and_the_bus_restart() {
                 (done.load(Ordering::Relaxed) >= at).then_some(())
             });
             systemctl(&["daemon-reexec"]);
-            if systemctl(&["list-unit-files", "--no-legend", "dbus.service"]).is_empty() {
-                eprintln!("no bus here to restart");
-            } else {
-                systemctl(&["restart", "dbus.service"]);
-            }
+            // Where there is a bus.
+            let _ = Command::new("systemctl").args(["try-restart", "dbus.service"]).output();
         }
     });
     assert_eq!(done.into_inner(), 20);
