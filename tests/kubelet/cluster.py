@@ -131,8 +131,8 @@ def resize_in_place(node):
     delete(node, "pod/elastic")
 
 
-def image_collection(node):
-    """Images that no pod uses are known to the kubelet with their sizes; a missing one is told as the reason."""
+def images_of_the_node(node):
+    """The node tells its images; one that cannot be had is told as the reason."""
     names = {name for image in json.loads(jsonpath(node, "node/node", "{.status.images}")) for name in image["names"]}
     assert any(name.startswith("docker.io/library/shell") for name in names), names
     run(node, {**shell("lost", "true"), "image": "docker.io/library/no-such-image:latest"}, wait=False)
@@ -141,8 +141,28 @@ def image_collection(node):
     delete(node, "pod/lost")
 
 
+def node_is_described(node):
+    """What the node and its pods look like; kept beside the logs."""
+    run(node, shell("seen", "exec sleep 1000"))
+    told = node.kubectl("get", "pods", "-A", "-o", "wide").stdout + node.kubectl("describe", "node", "node").stdout
+    with open(f"{node.work}/described.log", "w") as file:
+        file.write(told)
+    assert "Container Runtime Version:  inro://" in told, told
+    delete(node, "pod/seen")
+
+
+def disk_pressure_collects_images(node):
+    """The last one: a kubelet that finds the disk too full by the runtime's figures removes the images that no pod uses."""
+    node.crictl("pull", "docker.io/library/large:latest")
+    node.kill("kubelet")
+    node.start_kubelet(evictionHard={"imagefs.available": "99%"}, evictionPressureTransitionPeriod="5s")
+    until("the unused image is gone", 120, lambda: "library/large" not in node.crictl("images"))
+    condition = '{.status.conditions[?(@.type=="DiskPressure")].status}'
+    until("the node says why", 60, lambda: jsonpath(node, "node/node", condition) == "True")
+
+
 CHECKS = [node_is_ready, deployment_service_and_rolling_update, logs_follow, exec_attach_and_debug, copy_there_and_back, port_forward,
-          jobs_and_daemon_sets, configured_volumes, resize_in_place, image_collection]
+          jobs_and_daemon_sets, configured_volumes, resize_in_place, images_of_the_node, node_is_described, disk_pressure_collects_images]
 
 
 def deployment(name, replicas, says):

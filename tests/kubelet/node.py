@@ -60,8 +60,9 @@ class Node:
     def start_inro(self):
         self.programs["inro"] = servers.start_inro(self.inro, f"{self.work}/inro", f"{self.work}/hosts")
 
-    def start_kubelet(self):
-        self.write_kubelet_config()
+    def start_kubelet(self, **configuration):
+        """With what is different from `write_kubelet_config`'s."""
+        self.write_kubelet_config(configuration)
         command = [f"{KUBE}/kubelet", f"--config={self.work}/kubelet.json", f"--hostname-override={NAME}", f"--node-ip={ADDRESS}",
                    f"--root-dir={self.work}/kubelet", "--v=2"]
         if self.cluster:
@@ -69,7 +70,7 @@ class Node:
         self.launch("kubelet", command)
         until("the kubelet answers", 120, lambda: self.kubelet("healthz") == b"ok")
 
-    def write_kubelet_config(self):
+    def write_kubelet_config(self, configuration):
         config = {
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
             "containerRuntimeEndpoint": f"unix://{self.socket}", "staticPodPath": self.manifests,
@@ -84,6 +85,7 @@ class Node:
             "evictionHard": {"memory.available": "1Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "featureGates": {"PodAndContainerStatsFromCRI": True, "EventedPLEG": True, "CRIListStreaming": True,
                              "KubeletCrashLoopBackOffMax": True},
+            **configuration,
         }
         servers.write(f"{self.work}/kubelet.json", json.dumps(config))
 
