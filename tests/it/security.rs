@@ -185,15 +185,27 @@ fn seccomp_unconfined_localhost_and_what_cannot_be_applied() {
     };
     let missing = refused(&|context| context.seccomp = Some(profile(ProfileType::Localhost, "/no/such/profile")));
     assert!(missing.message().contains("/no/such/profile"), "{missing:?}");
-    if !Path::new("/sys/fs/selinux").exists()
-        || fs::read_dir("/sys/fs/selinux").is_ok_and(|mut dir| dir.next().is_none())
-    {
-        refused(&|context| {
-            context.selinux_options = Some(v1::SeLinuxOption {
-                level: "s0:c1,c2".into(),
-                ..Default::default()
-            });
+}
+
+#[test]
+fn selinux_labels_are_refused_where_they_would_be_enforced_and_only_there() {
+    let node = Node::start();
+    node.pull("shell");
+    let labelled = create(&node, |context| {
+        context.selinux_options = Some(v1::SeLinuxOption {
+            level: "s0:c1,c2".into(),
+            ..Default::default()
         });
+    });
+    match labelled {
+        Ok(container) => {
+            assert!(!Path::new("/sys/fs/selinux/enforce").exists(), "a label was ignored");
+            container.start();
+        }
+        Err(error) => {
+            assert!(Path::new("/sys/fs/selinux/enforce").exists(), "{error:?}");
+            assert!(error.message().contains("selinux_options"), "{error:?}");
+        }
     }
 }
 

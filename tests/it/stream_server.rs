@@ -78,7 +78,6 @@ fn requests_that_are_refused_do_not_use_a_url_up() {
     assert_eq!(code("PUT", &url, SPDY), 405);
     assert_eq!(code("GET", &url, ""), 400);
     assert_eq!(code("GET", &url, &versions("")), 400);
-    assert_eq!(code("GET", &url, &format!("{SPDY}Origin: http://a.page\r\n")), 403);
     let (answer, _) = ask("GET", &url, &versions("X-Stream-Protocol-Version: v9\r\n"));
     assert!(answer.starts_with("http/1.1 403"), "{answer}");
     assert!(
@@ -86,6 +85,18 @@ fn requests_that_are_refused_do_not_use_a_url_up() {
         "{answer}"
     );
     assert_eq!(code("GET", &url, SPDY), 101);
+}
+
+#[test]
+fn a_request_of_a_dashboard_is_handed_on_and_taken() {
+    let node = Node::start();
+    let container = container(&node);
+    let page = format!("{SPDY}Origin: http://a.page\r\n");
+    assert_eq!(code("GET", &exec_url(&node, &container), &page), 101);
+    // Nobody handed it on: a page that guesses.
+    let guessed = exec_url(&node, &container);
+    let guessed = format!("{}/guessed", guessed.rsplit_once('/').expect("a token").0);
+    assert_eq!(code("GET", &guessed, &page), 404);
 }
 
 #[test]
