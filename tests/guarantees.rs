@@ -11,7 +11,7 @@ fn every_promise_names_tests_that_exist() {
         .concat();
     let sources: String = ["src", "tests", "shim", "proto"]
         .iter()
-        .map(|dir| rust(&root.join(dir)))
+        .map(|dir| sources_in(&root.join(dir)))
         .collect();
     let rows = page.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
     let mut promises = 0;
@@ -25,7 +25,7 @@ fn every_promise_names_tests_that_exist() {
         assert!(!names.is_empty(), "nothing holds: {row}");
         for name in names {
             assert!(
-                sources.contains(&format!("fn {name}(")),
+                sources.contains(&format!("fn {name}(")) || sources.contains(&format!("\ndef {name}(")),
                 "there is no test {name}: {row}"
             );
         }
@@ -34,13 +34,17 @@ fn every_promise_names_tests_that_exist() {
     assert!(promises > 40, "only {promises} promises were read");
 }
 
-fn rust(dir: &Path) -> String {
+/// Rust, and the Python of the tests that need a whole node.
+fn sources_in(dir: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(dir).expect("a folder").flatten() {
         let path = entry.path();
         if path.is_dir() && !path.ends_with("target") {
-            text += &rust(&path);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &sources_in(&path);
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "rs" || extension == "py")
+        {
             text += &fs::read_to_string(&path).expect("a source file");
         }
     }

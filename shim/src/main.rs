@@ -25,16 +25,17 @@ fn main(arguments: start::Arguments) -> i32 {
     }
 }
 
-/// Pid 1 of a shared PID namespace: reaps whatever ends, until it is killed.
+/// Pid 1 of a shared PID namespace: reaps whatever ends, until it is killed or told to end from outside, as a machine does
+/// that switches off; what ignores that is waited for, a minute and a half.
 ///
-/// As pid 1 it ignores every signal that it has no handler for but SIGKILL from outside (pid_namespaces(7)).
+/// From inside it is ignored, like every signal that a pid 1 has no handler for (pid_namespaces(7)).
 fn reaper() -> i32 {
     raw::close_from(0);
+    raw::block_child_and_end();
     loop {
-        match rustix::process::wait(rustix::process::WaitOptions::empty()) {
-            Ok(_) => {}
-            // No children: sleep until the next one ends.
-            Err(_) => raw::wait_for_child(),
+        while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+        if raw::wait_for_child_or_end() {
+            return 0;
         }
     }
 }

@@ -9,9 +9,12 @@ use rustix::{
 };
 
 const SIG_BLOCK: usize = 0;
+const SIGTERM: u32 = 15;
 const SIGCHLD: u32 = 17;
 /// The kernel's `sigset_t` with SIGCHLD alone.
 static CHILD_SET: u64 = 1 << (SIGCHLD - 1);
+/// That and SIGTERM.
+static REAPER_SET: u64 = CHILD_SET | 1 << (SIGTERM - 1);
 
 #[cfg(target_arch = "x86_64")]
 mod number {
@@ -54,7 +57,7 @@ unsafe fn call(number: usize, a: usize, b: usize, c: usize, d: usize) -> isize {
 
 /// Blocks SIGCHLD and gives a descriptor that is readable while one is pending. Source: signalfd(2).
 pub fn child_events() -> Option<OwnedFd> {
-    block_child_signal();
+    block(&CHILD_SET);
     const SFD_NONBLOCK_CLOEXEC: usize = 0o2_004_000;
     let fd = {
         let set = &raw const CHILD_SET as usize;
@@ -65,18 +68,27 @@ pub fn child_events() -> Option<OwnedFd> {
     (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Sleeps until a child has ended. Source: sigwaitinfo(2).
-pub fn wait_for_child() {
-    block_child_signal();
-    let set = &raw const CHILD_SET as usize;
-    // SAFETY: the set is 8 bytes that live through the call; null for "no information" and "no timeout" is allowed.
-    unsafe { call(number::RT_SIGTIMEDWAIT, set, 0, 0, 8) };
+/// Blocks what [`wait_for_child_or_end`] waits for, so that none of it is lost in between.
+pub fn block_child_and_end() {
+    block(&REAPER_SET);
 }
 
-fn block_child_signal() {
-    let set = &raw const CHILD_SET as usize;
+/// Sleeps until a child may have ended, or until somebody outside this PID namespace sends SIGTERM: true then.
+///
+/// The sender is told as 0 when it has no number here. Source: sigwaitinfo(2), pid_namespaces(7).
+pub fn wait_for_child_or_end() -> bool {
+    let mut info = [0u64; 16];
+    let (set, place) = (&raw const REAPER_SET as usize, &raw mut info as usize);
+    // SAFETY: the set is 8 bytes and the information 128 that live through the call; null is "no timeout".
+    let signal = unsafe { call(number::RT_SIGTIMEDWAIT, set, place, 0, 8) };
+    // Behind signal, error, code and padding; both processors store the low half first.
+    let sender = info[2] as u32;
+    signal == SIGTERM as isize && sender == 0
+}
+
+fn block(set: &'static u64) {
     // SAFETY: the set is 8 bytes that live through the call; null means that the old set is not wanted.
-    unsafe { call(number::RT_SIGPROCMASK, SIG_BLOCK, set, 0, 8) };
+    unsafe { call(number::RT_SIGPROCMASK, SIG_BLOCK, &raw const *set as usize, 0, 8) };
 }
 
 /// Sends any signal, real-time ones too. Source: kill(2).

@@ -2,7 +2,9 @@
 
 use std::{fs, net::TcpStream, time::Duration};
 
-use crate::harness::{Node, eventually, own_network, v1};
+use rustix::process::Signal;
+
+use crate::harness::{Node, eventually, own_network, signal, v1};
 
 fn options(config: &mut v1::PodSandboxConfig) -> &mut v1::NamespaceOption {
     let linux = config.linux.as_mut().expect("linux");
@@ -93,6 +95,32 @@ fn a_shared_pid_namespace_has_a_first_process_that_reaps() {
     });
     two.stop(0);
     assert_eq!(one.status().state, v1::ContainerState::ContainerRunning as i32);
+}
+
+/// What a machine that switches off waits for is what ignores being told so.
+#[test]
+fn a_shared_pid_namespace_ends_when_told_from_outside_and_not_from_inside() {
+    let node = Node::start();
+    node.pull("shell");
+    let pod = node.pod(|config| options(config).pid = v1::NamespaceMode::Pod.into());
+    let container = pod.run_container("shell", &["sleep", "1000"]);
+    container.sh("kill -TERM 1; kill -INT 1; sleep 0.2");
+    assert_eq!(container.status().state(), v1::ContainerState::ContainerRunning);
+    let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let shared = namespace(container.pid());
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
+    let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let first = pids.find(|&pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        namespace(pid) == shared
+            && status
+                .lines()
+                .any(|line| line.starts_with("NSpid:") && line.ends_with("\t1"))
+    });
+    signal(first.expect("a first process"), Signal::TERM);
+    eventually("the container has ended", Duration::from_secs(5), || {
+        (container.status().state() == v1::ContainerState::ContainerExited).then_some(())
+    });
 }
 
 #[test]

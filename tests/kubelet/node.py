@@ -20,6 +20,8 @@ import servers  # noqa: E402
 
 KUBE = f"{servers.TOOLS}/kube"
 ADDRESS, SERVICES, NAME = "10.99.0.1", "10.98.0.0/16", "node"
+# The kubelet's, where systemd makes the cgroups.
+SLICE = "/kubepods.slice"
 FACTOR = int(os.environ.get("INRO_TIME_FACTOR", "1"))
 # What a kubelet changes for the whole machine.
 TUNABLES = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys",
@@ -34,13 +36,14 @@ class Node:
         self.programs = {}
         self.socket = f"{work}/inro/cri.sock"
         self.manifests = f"{work}/manifests"
-        self.cgroup = f"/{os.path.basename(work)}"
+        self.cgroup = None
         self.tunables = {name: read(f"/proc/sys/{name}") for name in TUNABLES if os.path.exists(f"/proc/sys/{name}")}
 
     def start(self):
         self.make_host()
         self.programs["registry"] = servers.start_registry(self.work)
         self.start_inro()
+        self.choose_cgroup()
         if self.cluster:
             self.start_control_plane()
         self.start_kubelet()
@@ -53,12 +56,23 @@ class Node:
                         "ip link set node0 up", "ip link set node1 up", "ip route add default dev node0",
                         "mount -t tmpfs none /var/log", "mount -t tmpfs none /var/lib/kubelet"):
             subprocess.run(command.split(), check=True)
-        for folder in cgroup_folders(self.cgroup):
-            os.makedirs(folder, exist_ok=True)
         os.makedirs(self.manifests)
 
     def start_inro(self):
         self.programs["inro"] = servers.start_inro(self.inro, f"{self.work}/inro", f"{self.work}/hosts")
+
+    def choose_cgroup(self):
+        """Where the kubelet has its cgroups, by the driver that it will find in the runtime."""
+        if "SYSTEMD" in self.crictl("runtime-config"):
+            # With a name of its own, that the kubelet knows.
+            if cgroup_folders(SLICE):
+                sys.exit("kubelet: this machine runs a kubelet of its own")
+            self.cgroup = SLICE
+        else:
+            # Below a folder that it wants to find.
+            self.cgroup = f"/{os.path.basename(self.work)}"
+            for folder in cgroup_mounts():
+                os.makedirs(folder + self.cgroup, exist_ok=True)
 
     def start_kubelet(self, **configuration):
         """With what is different from `write_kubelet_config`'s."""
@@ -68,13 +82,13 @@ class Node:
         if self.cluster:
             command.append(f"--kubeconfig={self.kubeconfig('kubelet', 'node-token')}")
         self.launch("kubelet", command)
-        until("the kubelet answers", 120, lambda: self.kubelet("healthz") == b"ok")
+        until("the kubelet answers", 120, lambda: self.alive("kubelet") and self.kubelet("healthz") == b"ok")
 
     def write_kubelet_config(self, configuration):
         config = {
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
             "containerRuntimeEndpoint": f"unix://{self.socket}", "staticPodPath": self.manifests,
-            "cgroupRoot": self.cgroup, "cgroupDriver": "cgroupfs", "failCgroupV1": False, "failSwapOn": False,
+            "cgroupRoot": "" if self.cgroup == SLICE else self.cgroup, "failCgroupV1": False, "failSwapOn": False,
             "address": "0.0.0.0", "port": 10250, "readOnlyPort": 10255, "podLogsDir": f"{self.work}/pods",
             "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
             "authorization": {"mode": "AlwaysAllow"}, "makeIPTablesUtilChains": False,
@@ -129,6 +143,12 @@ class Node:
         log = open(f"{self.work}/{name}.log", "a")
         self.programs[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.work, start_new_session=True)
 
+    def alive(self, name):
+        """True; an error when it has ended, with its last words."""
+        if self.programs[name].poll() is not None:
+            raise AssertionError(f"{name} ended with {self.programs[name].returncode}: {self.log(name)[-1000:]}")
+        return True
+
     def kill(self, name):
         """SIGKILL, then what it was is gone."""
         self.programs[name].kill()
@@ -174,8 +194,12 @@ class Node:
             self.crictl("rmp", "-f", pod)
         for name in ("inro", "registry"):
             end(self.programs.pop(name))
-        for folder in cgroup_folders(self.cgroup):
-            remove_cgroups(folder)
+        if self.cgroup == SLICE:
+            # What lies below it stops with it.
+            subprocess.run(["systemctl", "stop", SLICE[1:]], check=True)
+        elif self.cgroup:
+            for folder in cgroup_folders(self.cgroup):
+                remove_cgroups(folder)
         for name, value in self.tunables.items():
             servers.write(f"/proc/sys/{name}", value)
 
@@ -189,10 +213,15 @@ def end(program):
         program.wait()
 
 
-def cgroup_folders(path):
-    """The folder in each hierarchy that is mounted."""
+def cgroup_mounts():
+    """Where each hierarchy is."""
     mounts = [line.split() for line in open("/proc/self/mounts")]
-    return [f"{mount[1]}{path}" for mount in mounts if mount[2] in ("cgroup", "cgroup2") and mount[1].startswith("/sys/fs/cgroup")]
+    return [mount[1] for mount in mounts if mount[2] in ("cgroup", "cgroup2") and mount[1].startswith("/sys/fs/cgroup")]
+
+
+def cgroup_folders(path):
+    """It in each hierarchy that has it."""
+    return [folder + path for folder in cgroup_mounts() if os.path.isdir(folder + path)]
 
 
 def remove_cgroups(folder):

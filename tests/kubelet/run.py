@@ -43,6 +43,7 @@ def parse():
     parser.add_argument("--cluster", action="store_true", help="with a control plane")
     parser.add_argument("--inro", default=servers.INRO)
     parser.add_argument("--keep", action="store_true", help="leave logs behind")
+    parser.add_argument("--logs", default=f"{servers.TARGET}/kubelet", metavar="DIR", help="where, or after a failure")
     parser.add_argument("names", nargs="*", metavar="NAME")
     return parser.parse_args()
 
@@ -79,23 +80,26 @@ def run(arguments):
             failed += 1
             traceback.print_exc()
         if arguments.keep or failed:
-            keep(work, node)
+            keep(work, node, arguments.logs)
         shutil.rmtree(work, ignore_errors=True)
     print(f"{passed} passed, {failed} failed, 0 skipped")
     return 1 if failed else 0
 
 
-def keep(work, node):
-    """The logs, beside other results of tests."""
-    kept = f"{servers.TARGET}/kubelet"
-    shutil.rmtree(kept, ignore_errors=True)
-    os.makedirs(kept)
-    for name in os.listdir(work):
-        if name.endswith(".log"):
-            shutil.copy(f"{work}/{name}", kept)
+def keep(work, node, kept):
+    """The logs, beside other results of tests; their ends where those cannot be written, as in a guest."""
+    logs = {name: f"{work}/{name}" for name in os.listdir(work) if name.endswith(".log")}
     if os.path.exists(f"{work}/inro/log"):
-        shutil.copy(f"{work}/inro/log", f"{kept}/inro.log")
-    print(f"kubelet: logs are in {kept}")
+        logs["inro.log"] = f"{work}/inro/log"
+    try:
+        shutil.rmtree(kept, ignore_errors=True)
+        os.makedirs(kept, exist_ok=True)
+        for name, path in logs.items():
+            shutil.copy(path, f"{kept}/{name}")
+        print(f"kubelet: logs are in {kept}")
+    except OSError:
+        for name, path in logs.items():
+            print(f"kubelet: the end of {name}:", *open(path, errors="replace").readlines()[-40:], sep="\n    ", flush=True)
 
 
 if __name__ == "__main__":

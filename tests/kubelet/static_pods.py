@@ -23,6 +23,13 @@ def probes(node):
     remove(node, "probes")
 
 
+def discovers_the_cgroup_driver(node):
+    """The kubelet has it from the runtime, not from its configuration, which does not name it."""
+    told = "systemd" if "SYSTEMD" in node.crictl("runtime-config") else "cgroupfs"
+    used = json.loads(node.kubelet("configz"))["kubeletconfig"]["cgroupDriver"]
+    assert used == told, f"the kubelet uses {used}, the runtime told {told}"
+
+
 def init_and_sidecar(node):
     """Init containers run in their order, a sidecar stays and ends last."""
     shared = {"name": "shared", "emptyDir": {}}
@@ -207,8 +214,9 @@ def the_kubelet_does_not_complain(node):
     assert not found, "\n".join(found[:10])
 
 
-CHECKS = [probes, init_and_sidecar, restart_policies, lifecycle_hooks_and_graceful_end, volumes, limits_and_oom, log_rotation,
-          stats_for_eviction, image_volume, user_namespace, the_kubelet_does_not_complain, daemon_dies_under_the_kubelet]
+CHECKS = [probes, discovers_the_cgroup_driver, init_and_sidecar, restart_policies, lifecycle_hooks_and_graceful_end, volumes,
+          limits_and_oom, log_rotation, stats_for_eviction, image_volume, user_namespace, the_kubelet_does_not_complain,
+          daemon_dies_under_the_kubelet]
 
 
 def shell(name, script):

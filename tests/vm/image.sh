@@ -21,6 +21,14 @@ packages=(
     docker-registry iproute2 nftables apparmor util-linux procps iputils-ping crun openssl ca-certificates
     # For critest: the script that runs it, and what it loads its AppArmor profiles with.
     python3 sudo
+    # The runtime that a node's start is compared with.
+    containerd runc containernetworking-plugins iptables
+)
+
+# Parts of packages that nothing here calls.
+trimmed=(
+    path-exclude=/usr/bin/{containerd-stress,ctr,containerd-shim,containerd-shim-runc-v1}
+    path-exclude=/usr/lib/cni/'*' path-include=/usr/lib/cni/{bridge,host-local,loopback,portmap}
 )
 
 # Units that cost seconds of an emulated boot and serve nobody here.
@@ -85,6 +93,7 @@ build() {
     INITRD=No mmdebstrap --mode=root --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
         --dpkgopt='path-exclude=/usr/share/locale/*' \
+        "${trimmed[@]/#/--dpkgopt=}" \
         "$suite" "$tree"
     furnish "$tree"
     cp "$tree"/boot/vmlinuz-* "$image/vmlinuz"
