@@ -21,9 +21,19 @@ import servers  # noqa: E402
 KUBE = f"{servers.TOOLS}/kube"
 ADDRESS, SERVICES, NAME = "10.99.0.1", "10.98.0.0/16", "node"
 FACTOR = int(os.environ.get("INRO_TIME_FACTOR", "1"))
+ISOLATED = "INRO_KUBELET_ISOLATED"
 # What a kubelet changes for the whole machine.
 TUNABLES = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys",
             "kernel/keys/root_maxbytes"]
+
+
+def isolate():
+    """Starts this program again in network and mount namespaces of its own, unless it is there."""
+    if ISOLATED not in os.environ:
+        os.environ[ISOLATED] = "1"
+        # Shared again inside: volumes that a pod mounts must reach the kubelet and back.
+        os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "slave", "sh", "-ec",
+                              'mount --make-rshared / && exec "$@"', "sh", sys.executable, *sys.argv])
 
 
 class Node:
@@ -216,3 +226,14 @@ def until(what, seconds, probe):
 def read(path):
     with open(path) as file:
         return file.read()
+
+
+def keep(files):
+    """Logs and reports, beside other results of tests."""
+    kept = f"{servers.TARGET}/kubelet"
+    shutil.rmtree(kept, ignore_errors=True)
+    os.makedirs(kept)
+    for name, path in files.items():
+        if os.path.exists(path):
+            shutil.copy(path, f"{kept}/{name}")
+    print(f"kubelet: logs are in {kept}")
