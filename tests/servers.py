@@ -15,12 +15,12 @@ INRO = os.environ.get("INRO_BIN", f"{TARGET}/{os.uname().machine}-unknown-linux-
 REGISTRIES = ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io", "quay.io"]
 
 
-def start_registry(work):
+def start_registry(work, images=IMAGES):
     """Starts it, and writes `work/hosts`, which leads every public name to it."""
     port = free_port()
     write(f"{work}/registry.yml", f"""version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: "{IMAGES}/registry"}}, maintenance: {{readonly: {{enabled: true}}}}}}
+storage: {{filesystem: {{rootdirectory: "{images}/registry"}}, maintenance: {{readonly: {{enabled: true}}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """)
     for name in REGISTRIES:

@@ -38,6 +38,19 @@ fn pull_image_and_container_tell_one_id() {
 }
 
 #[test]
+fn a_status_names_the_image_as_the_pod_does() {
+    let node = Node::start();
+    let id = node.pull("shell");
+    let container = node.pod(|_| {}).container(&id, &["true"], |config| {
+        let image = config.image.as_mut().expect("made by container");
+        image.user_specified_image = "docker.io/library/shell:v1".into();
+    });
+    let status = container.status();
+    assert_eq!(status.image.expect("its image").image, "docker.io/library/shell:v1");
+    assert_eq!(status.image_ref, id);
+}
+
+#[test]
 fn any_name_removes_the_image() {
     let node = Node::start();
     node.pull("shell");

@@ -30,7 +30,7 @@ fn lines_carry_time_stream_and_tag() {
     }
     streams.sort();
     let end = streams.iter().position(|line| line.2 == "end").expect("the last words");
-    assert!(["F", "P"].contains(&streams.remove(end).1));
+    assert_eq!(streams.remove(end).1, "P", "no newline was written");
     assert_eq!(streams, [("stderr", "F", "err"), ("stdout", "F", "out")]);
 }
 

@@ -23,9 +23,19 @@ ADDRESS, SERVICES, NAME = "10.99.0.1", "10.98.0.0/16", "node"
 # The kubelet's, where systemd makes the cgroups.
 SLICE = "/kubepods.slice"
 FACTOR = int(os.environ.get("INRO_TIME_FACTOR", "1"))
+ISOLATED = "INRO_KUBELET_ISOLATED"
 # What a kubelet changes for the whole machine.
 TUNABLES = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys",
             "kernel/keys/root_maxbytes"]
+
+
+def isolate():
+    """Starts this program again in network and mount namespaces of its own, unless it is there."""
+    if ISOLATED not in os.environ:
+        os.environ[ISOLATED] = "1"
+        # Shared again inside: volumes that a pod mounts must reach the kubelet and back.
+        os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "slave", "sh", "-ec",
+                              'mount --make-rshared / && exec "$@"', "sh", sys.executable, *sys.argv])
 
 
 class Node:
@@ -247,3 +257,17 @@ def until(what, seconds, probe):
 def read(path):
     with open(path) as file:
         return file.read()
+
+
+def keep(files, kept=f"{servers.TARGET}/kubelet"):
+    """Logs and reports, beside other results of tests; their ends where those cannot be written, as in a guest."""
+    files = {name: path for name, path in files.items() if os.path.exists(path)}
+    try:
+        shutil.rmtree(kept, ignore_errors=True)
+        os.makedirs(kept, exist_ok=True)
+        for name, path in files.items():
+            shutil.copy(path, f"{kept}/{name}")
+        print(f"kubelet: logs are in {kept}")
+    except OSError:
+        for name, path in files.items():
+            print(f"kubelet: the end of {name}:", *open(path, errors="replace").readlines()[-40:], sep="\n    ", flush=True)

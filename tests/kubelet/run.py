@@ -21,18 +21,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import cluster  # noqa: E402
 import static_pods  # noqa: E402
-from node import KUBE, Node, servers  # noqa: E402
-
-ISOLATED = "INRO_KUBELET_ISOLATED"
+from node import KUBE, Node, isolate, keep, servers  # noqa: E402
 
 
 def main():
     arguments = parse()
-    if ISOLATED not in os.environ:
-        os.environ[ISOLATED] = "1"
-        # Shared again inside: volumes that a pod mounts must reach the kubelet and back.
-        os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "slave", "sh", "-ec",
-                              'mount --make-rshared / && exec "$@"', "sh", sys.executable, *sys.argv])
+    isolate()
     if not os.path.exists(f"{KUBE}/version"):
         sys.exit("kubelet: run tests/kubelet/build.sh first")
     sys.exit(run(arguments))
@@ -80,26 +74,11 @@ def run(arguments):
             failed += 1
             traceback.print_exc()
         if arguments.keep or failed:
-            keep(work, node, arguments.logs)
+            logs = [name for name in os.listdir(work) if name.endswith(".log")]
+            keep({name: f"{work}/{name}" for name in logs} | {"inro.log": f"{work}/inro/log"}, arguments.logs)
         shutil.rmtree(work, ignore_errors=True)
     print(f"{passed} passed, {failed} failed, 0 skipped")
     return 1 if failed else 0
-
-
-def keep(work, node, kept):
-    """The logs, beside other results of tests; their ends where those cannot be written, as in a guest."""
-    logs = {name: f"{work}/{name}" for name in os.listdir(work) if name.endswith(".log")}
-    if os.path.exists(f"{work}/inro/log"):
-        logs["inro.log"] = f"{work}/inro/log"
-    try:
-        shutil.rmtree(kept, ignore_errors=True)
-        os.makedirs(kept, exist_ok=True)
-        for name, path in logs.items():
-            shutil.copy(path, f"{kept}/{name}")
-        print(f"kubelet: logs are in {kept}")
-    except OSError:
-        for name, path in logs.items():
-            print(f"kubelet: the end of {name}:", *open(path, errors="replace").readlines()[-40:], sep="\n    ", flush=True)
 
 
 if __name__ == "__main__":

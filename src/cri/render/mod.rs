@@ -170,7 +170,7 @@ pub fn container_status(view: &ContainerView) -> wire::ContainerStatus {
         started_at: time(started_at),
         finished_at: exit.as_ref().map_or(0, |exit| exit.finished_at.0),
         exit_code: exit.as_ref().map_or(0, |exit| exit.code),
-        image: Some(image_spec(view)),
+        image: Some(named_image(view)),
         image_ref: view.image_id.to_string(),
         reason: exit.as_ref().map(|exit| exit.reason.clone()).unwrap_or_default(),
         message: exit.map(|exit| exit.message).unwrap_or_default(),
@@ -205,6 +205,15 @@ fn image_spec(facts: &ContainerFacts) -> wire::ImageSpec {
         user_specified_image: facts.config.user_specified_image.clone(),
         ..Default::default()
     }
+}
+
+/// The kubelet asks with an id, and shows the answer to whoever looks at the pod: the name, when it told us one.
+fn named_image(facts: &ContainerFacts) -> wire::ImageSpec {
+    let mut spec = image_spec(facts);
+    if !spec.user_specified_image.is_empty() {
+        spec.image.clone_from(&spec.user_specified_image);
+    }
+    spec
 }
 
 fn container_state(phase: ContainerPhase) -> wire::ContainerState {
