@@ -8,7 +8,7 @@ use std::{
 use tonic::Code;
 use v1::security_profile::ProfileType;
 
-use crate::harness::{Container, Node, own_network, skipped, v1};
+use crate::harness::{Container, Node, own_network, own_users, skipped, v1};
 
 const DEFAULT: &str = "inro-default (enforce)";
 
@@ -202,20 +202,9 @@ fn a_pod_in_a_user_namespace_has_the_default_profile() {
     }
     let node = Node::start();
     node.pull("shell");
-    let range = v1::IdMapping {
-        host_id: 1_000_000,
-        container_id: 0,
-        length: 65_536,
-    };
-    let user = v1::UserNamespace {
-        mode: v1::NamespaceMode::Pod.into(),
-        uids: vec![range],
-        gids: vec![range],
-    };
     let pod = node.try_pod(|config| {
         own_network(config);
-        let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
-        security.namespace_options.as_mut().unwrap().userns_options = Some(user);
+        own_users(config);
     });
     let pod = match pod {
         Err(status) if status.message().contains("no user namespaces here") => return skipped(name, status.message()),

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use tonic::Code;
 
-use crate::harness::{Container, Node, Pod, v1};
+use crate::harness::{Container, Node, Pod, own_users, v1};
 
 /// A daemon that looks for CDI files in a folder of the test's.
 fn node() -> (Node, tempfile::TempDir) {
@@ -44,22 +44,9 @@ fn create(pod: &Pod, device: &str) -> Result<Container, tonic::Status> {
 fn a_container_gets_what_the_vendors_file_says() {
     let (node, dir) = node();
     write(dir.path());
-    let mapping = vec![v1::IdMapping {
-        container_id: 0,
-        host_id: 1_000_000,
-        length: 65536,
-    }];
-    let user = v1::UserNamespace {
-        mode: v1::NamespaceMode::Pod.into(),
-        uids: mapping.clone(),
-        gids: mapping,
-    };
-    for user in [None, Some(user)] {
-        let pod = node.pod(|config| {
-            let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-            let options = security.and_then(|security| security.namespace_options.as_mut());
-            options.expect("made by Pod::run").userns_options = user;
-        });
+    let edits: [fn(&mut v1::PodSandboxConfig); 2] = [|_| {}, own_users];
+    for edit in edits {
+        let pod = node.pod(edit);
         let container = create(&pod, "example.com/thing=zero").unwrap_or_else(|status| panic!("create: {status:?}"));
         container.start();
         assert_eq!(container.sh("head -c 3 /dev/things/zero | wc -c"), "3");

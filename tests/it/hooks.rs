@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::harness::{Container, Node, Pod, eventually, own_network, signal, v1};
+use crate::harness::{Container, Node, Pod, eventually, own_network, own_users, signal, v1};
 
 /// A daemon whose CDI files are in a folder of the test's, and that folder, where hooks leave what they saw.
 struct Ground {
@@ -226,21 +226,9 @@ fn each_hook_runs_in_its_moment_and_place() {
 fn hooks_work_in_a_user_namespace() {
     let ground = Ground::new();
     ground.device(&json!({"hooks": [ground.hook("createContainer", "furnish", "createContainer")]}));
-    let mapping = vec![v1::IdMapping {
-        container_id: 0,
-        host_id: 1_000_000,
-        length: 65536,
-    }];
-    let user = v1::UserNamespace {
-        mode: v1::NamespaceMode::Pod.into(),
-        uids: mapping.clone(),
-        gids: mapping,
-    };
     let pod = ground.node.pod(|config| {
         own_network(config);
-        let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-        let options = security.and_then(|security| security.namespace_options.as_mut());
-        options.expect("made by Pod::run").userns_options = Some(user);
+        own_users(config);
     });
     let container = ground
         .create(&pod)

@@ -73,13 +73,19 @@ fn systemctl(arguments: &[&str]) {
     assert!(output.status.success(), "systemctl {arguments:?}: {told}");
 }
 
+/// Whether it is the first process here; `test` is skipped when not.
+fn has_systemd(test: &str) -> bool {
+    let there = Path::new("/run/systemd/system").exists();
+    if !there {
+        skipped(test, "systemd is not the first process here");
+    }
+    there
+}
+
 #[test]
 fn pods_outlive_restart_kill_and_stop_of_the_service() {
-    if !Path::new("/run/systemd/system").exists() {
-        return skipped(
-            "pods_outlive_restart_kill_and_stop_of_the_service",
-            "systemd is not the first process here",
-        );
+    if !has_systemd("pods_outlive_restart_kill_and_stop_of_the_service") {
+        return;
     }
     let mut node = Node::start();
     node.pull("shell");
@@ -111,9 +117,8 @@ fn pods_outlive_restart_kill_and_stop_of_the_service() {
 
 #[test]
 fn no_call_is_refused_across_restarts_of_the_service() {
-    let name = "no_call_is_refused_across_restarts_of_the_service";
-    if !Path::new("/run/systemd/system").exists() {
-        return skipped(name, "systemd is not the first process here");
+    if !has_systemd("no_call_is_refused_across_restarts_of_the_service") {
+        return;
     }
     let mut node = Node::start();
     node.pull("shell");
@@ -157,9 +162,8 @@ fn no_call_is_refused_across_restarts_of_the_service() {
 
 #[test]
 fn systemd_replaces_a_daemon_that_does_not_answer_and_pods_go_on() {
-    let name = "systemd_replaces_a_daemon_that_does_not_answer_and_pods_go_on";
-    if !Path::new("/run/systemd/system").exists() {
-        return skipped(name, "systemd is not the first process here");
+    if !has_systemd("systemd_replaces_a_daemon_that_does_not_answer_and_pods_go_on") {
+        return;
     }
     let mut node = Node::start();
     node.pull("shell");
@@ -186,9 +190,8 @@ fn systemd_replaces_a_daemon_that_does_not_answer_and_pods_go_on() {
 
 #[test]
 fn systemctl_reload_waits_for_the_new_configuration() {
-    let name = "systemctl_reload_waits_for_the_new_configuration";
-    if !Path::new("/run/systemd/system").exists() {
-        return skipped(name, "systemd is not the first process here");
+    if !has_systemd("systemctl_reload_waits_for_the_new_configuration") {
+        return;
     }
     let mut node = Node::start();
     assert!(node.daemon.terminate().success());

@@ -8,16 +8,7 @@ use std::{
 
 use tonic::Code;
 
-use crate::harness::{Container, Node, Pod, own_network, v1};
-
-/// The first id of every pod here.
-const HOST: u32 = 1_000_000;
-
-fn options(config: &mut v1::PodSandboxConfig) -> &mut v1::NamespaceOption {
-    let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-    let options = security.and_then(|security| security.namespace_options.as_mut());
-    options.expect("made by Pod::run")
-}
+use crate::harness::{Container, FIRST_ID, Node, Pod, mapped, namespaces, own_network, own_users, v1};
 
 fn mapping(container_id: u32, host_id: u32, length: u32) -> Vec<v1::IdMapping> {
     vec![v1::IdMapping {
@@ -27,20 +18,12 @@ fn mapping(container_id: u32, host_id: u32, length: u32) -> Vec<v1::IdMapping> {
     }]
 }
 
-fn mapped() -> v1::UserNamespace {
-    v1::UserNamespace {
-        mode: v1::NamespaceMode::Pod.into(),
-        uids: mapping(0, HOST, 65536),
-        gids: mapping(0, HOST, 65536),
-    }
-}
-
 /// A pod with a user namespace and its own network.
 fn pod(node: &Node, edit: impl FnOnce(&mut v1::PodSandboxConfig)) -> Pod {
     node.pull("shell");
     node.pod(|config| {
         own_network(config);
-        options(config).userns_options = Some(mapped());
+        own_users(config);
         edit(config);
     })
 }
@@ -79,10 +62,13 @@ fn root_of_a_pod_is_nobody_on_the_host() {
                    /proc/sys/net/ipv4/ip_unprivileged_port_start";
     assert_eq!(container.sh(sysctls), "1\n11\n77");
     let map = "sed 's/  */ /g' /proc/self/uid_map /proc/1/uid_map /proc/self/gid_map";
-    assert_eq!(container.sh(map), [format!(" 0 {HOST} 65536").as_str(); 3].join("\n"));
+    assert_eq!(
+        container.sh(map),
+        [format!(" 0 {FIRST_ID} 65536").as_str(); 3].join("\n")
+    );
     assert_eq!(container.sh("id -u; id -g; hostname"), "0\n0\nmapped");
     let init = fs::metadata(format!("/proc/{}", container.pid())).expect("init");
-    assert_eq!((init.uid(), init.gid()), (HOST, HOST));
+    assert_eq!((init.uid(), init.gid()), (FIRST_ID, FIRST_ID));
     // The exec is in the very namespaces of init, its network's owner among them.
     for kind in ["user", "mnt", "pid", "net", "ipc", "uts"] {
         let both = container.sh(&format!("readlink /proc/1/ns/{kind}; readlink /proc/self/ns/{kind}"));
@@ -102,8 +88,11 @@ fn root_of_a_pod_is_nobody_on_the_host() {
         .sh("echo new > /file; chown 33:34 /file; echo more >> /etc/passwd; echo x > /dev/shm/x; echo >> /etc/hosts");
     let upper = node.dir().join("root/snapshots").join(&container.id).join("upper");
     let file = fs::metadata(upper.join("file")).expect("file");
-    assert_eq!((file.uid(), file.gid()), (HOST + 33, HOST + 34));
-    assert_eq!(fs::metadata(upper.join("etc/passwd")).expect("copied up").uid(), HOST);
+    assert_eq!((file.uid(), file.gid()), (FIRST_ID + 33, FIRST_ID + 34));
+    assert_eq!(
+        fs::metadata(upper.join("etc/passwd")).expect("copied up").uid(),
+        FIRST_ID
+    );
     assert!(
         container.exec(&["chown", "65536", "/file"]).exit_code != 0,
         "an id that is not mapped"
@@ -152,8 +141,8 @@ fn volumes_have_the_owners_that_they_have_on_the_host() {
             bind(&folder, "/data"),
             v1::Mount {
                 readonly: true,
-                uid_mappings: mapping(0, HOST, 65536),
-                gid_mappings: mapping(0, HOST, 65536),
+                uid_mappings: mapping(0, FIRST_ID, 65536),
+                gid_mappings: mapping(0, FIRST_ID, 65536),
                 ..bind(&folder.join("of-1000"), "/etc/file")
             },
         ];
@@ -229,7 +218,7 @@ fn images_are_mapped_with_all_their_layers() {
 #[test]
 fn processes_of_a_pod_may_share_their_pid_namespace() {
     let node = Node::start();
-    let pod = pod(&node, |config| options(config).pid = v1::NamespaceMode::Pod.into());
+    let pod = pod(&node, |config| namespaces(config).pid = v1::NamespaceMode::Pod.into());
     let first = run(&pod, "shell", |_| {});
     let second = run(&pod, "shell", |_| {});
     let status = fs::read_to_string(format!("/proc/{}/status", first.pid())).expect("status");
@@ -269,7 +258,7 @@ fn privilege_in_a_pod_ends_at_its_user_namespace() {
 fn a_pod_may_keep_the_hosts_network() {
     let node = Node::start();
     node.pull("shell");
-    let pod = node.pod(|config| options(config).userns_options = Some(mapped()));
+    let pod = node.pod(own_users);
     let container = run(&pod, "shell", |_| {});
     assert_eq!(
         container.sh("stat -c %u /proc/1; ls /sys/class/net | grep -c lo"),
@@ -301,7 +290,7 @@ fn a_user_namespace_outlives_the_daemon() {
 fn what_a_user_namespace_cannot_be_is_named() {
     let node = Node::start();
     node.pull("shell");
-    let two = || [mapping(0, HOST, 10), mapping(10, HOST, 10)].concat();
+    let two = || [mapping(0, FIRST_ID, 10), mapping(10, FIRST_ID, 10)].concat();
     let mode = |mode: v1::NamespaceMode| v1::UserNamespace {
         mode: mode.into(),
         ..mapped()
@@ -323,14 +312,14 @@ fn what_a_user_namespace_cannot_be_is_named() {
         ),
         (
             v1::UserNamespace {
-                uids: mapping(1, HOST, 10),
+                uids: mapping(1, FIRST_ID, 10),
                 ..mapped()
             },
             "uids",
         ),
         (
             v1::UserNamespace {
-                gids: mapping(0, HOST, 0),
+                gids: mapping(0, FIRST_ID, 0),
                 ..mapped()
             },
             "gids",
@@ -348,7 +337,7 @@ fn what_a_user_namespace_cannot_be_is_named() {
     ];
     for (user, field) in table {
         let status = node
-            .try_pod(|config| options(config).userns_options = Some(user))
+            .try_pod(|config| namespaces(config).userns_options = Some(user))
             .err()
             .expect("an error");
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
@@ -356,8 +345,8 @@ fn what_a_user_namespace_cannot_be_is_named() {
         assert!(status.message().starts_with(&named), "{status:?} should name {named}");
     }
     let node_pids = node.try_pod(|config| {
-        options(config).userns_options = Some(mapped());
-        options(config).pid = v1::NamespaceMode::Node.into();
+        own_users(config);
+        namespaces(config).pid = v1::NamespaceMode::Node.into();
     });
     assert!(
         node_pids
@@ -368,9 +357,9 @@ fn what_a_user_namespace_cannot_be_is_named() {
     );
 
     let pod = pod(&node, |config| {
-        options(config).userns_options = Some(v1::UserNamespace {
-            uids: mapping(0, HOST, 1000),
-            gids: mapping(0, HOST, 1000),
+        namespaces(config).userns_options = Some(v1::UserNamespace {
+            uids: mapping(0, FIRST_ID, 1000),
+            gids: mapping(0, FIRST_ID, 1000),
             ..mapped()
         });
     });

@@ -28,7 +28,7 @@ pub use cri::{Cri, EventStream, v1};
 pub use daemon::{Daemon, inro, signal};
 pub use driver::Driver;
 pub use ledger::{Ledger, hierarchies};
-pub use pod::{Container, Pod, own_network};
+pub use pod::{Container, FIRST_ID, Pod, mapped, namespaces, own_network, own_users};
 use registry::Registry;
 
 /// A daemon of one test's own.

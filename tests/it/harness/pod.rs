@@ -28,14 +28,39 @@ pub struct Container {
     cri: Cri,
 }
 
+/// Which namespaces a pod shares with whom.
+pub fn namespaces(config: &mut v1::PodSandboxConfig) -> &mut v1::NamespaceOption {
+    let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+    let options = security.and_then(|security| security.namespace_options.as_mut());
+    options.expect("made by Pod::run")
+}
+
 /// A network namespace of the pod's own instead of the host's.
 pub fn own_network(config: &mut v1::PodSandboxConfig) {
-    let options = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-    let options = options
-        .and_then(|security| security.namespace_options.as_mut())
-        .expect("made by Pod::run");
-    options.network = v1::NamespaceMode::Pod.into();
+    namespaces(config).network = v1::NamespaceMode::Pod.into();
 }
+
+/// A user namespace of the pod's own.
+pub fn own_users(config: &mut v1::PodSandboxConfig) {
+    namespaces(config).userns_options = Some(mapped());
+}
+
+/// 65536 ids from [`FIRST_ID`] of the host on.
+pub fn mapped() -> v1::UserNamespace {
+    let mapping = vec![v1::IdMapping {
+        container_id: 0,
+        host_id: FIRST_ID,
+        length: 65536,
+    }];
+    v1::UserNamespace {
+        mode: v1::NamespaceMode::Pod.into(),
+        uids: mapping.clone(),
+        gids: mapping,
+    }
+}
+
+/// The host's id of such a pod's root.
+pub const FIRST_ID: u32 = 1_000_000;
 
 impl Pod {
     pub(super) fn run(
