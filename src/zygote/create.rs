@@ -8,7 +8,6 @@
 //! none. Only H enters the container's cgroup.
 
 use std::{
-    error::Error,
     fs::{self, File},
     io::{self, Read, Seek},
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -18,7 +17,7 @@ use std::{
 
 use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
 use rustix::{
-    fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open, openat},
+    fs::{CWD, Mode, OFlags, open, openat},
     mount::{MountAttrFlags, MountPropagationFlags, mount_change},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
     pipe::{PipeFlags, pipe_with},
@@ -27,8 +26,9 @@ use rustix::{
 };
 
 use super::{
-    error::{Failure, Stage, errno_in},
-    executor::{LastStep, carried},
+    diary::Diary,
+    error::{Failure, Stage},
+    executor::LastStep,
     furnish::furnish,
     halt,
     home::{attach, file_system, move_to_host, place_for},
@@ -397,57 +397,6 @@ pub(super) fn read_program(memfd: OwnedFd) -> Result<Vec<u8>> {
     Ok(program)
 }
 
-/// libcontainer tells which path failed only in its log; this keeps the errors of that log for the answer.
-struct Diary(File);
-
-impl Diary {
-    fn open() -> Result<Self> {
-        let step = |e| Failure::new(Stage::Build, "open its log", e);
-        let memfd = memfd_create("inro-log", MemfdFlags::CLOEXEC).map_err(|e| step(io::Error::from(e)))?;
-        let file = File::from(process::lift(memfd).map_err(step)?);
-        let writer = file.try_clone().map_err(step)?;
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::ERROR)
-            .with_ansi(false)
-            .with_target(false)
-            .with_level(false)
-            .without_time()
-            .with_writer(writer)
-            .finish();
-        let _ = tracing::subscriber::set_global_default(subscriber);
-        Ok(Self(file))
-    }
-
-    /// The failure behind a libcontainer error: ours if the executor sent one, else its whole chain and the first
-    /// line of its log, which was written nearest to the cause.
-    fn explain(&self, error: &dyn Error) -> Failure {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(inner) = cause {
-            let text = inner.to_string();
-            if !message.contains(&text) {
-                message = format!("{message}: {text}");
-            }
-            cause = inner.source();
-        }
-        if let Some(failure) = carried(&message) {
-            return failure;
-        }
-        let mut log = String::new();
-        let mut file = &self.0;
-        let _ = file.rewind().and_then(|()| file.read_to_string(&mut log));
-        if let Some(line) = log.lines().next() {
-            let line: String = line.trim().chars().take(MOST_LOG).collect();
-            message = format!("{message} ({line})");
-        }
-        Failure {
-            stage: Stage::Build,
-            errno: errno_in(&message),
-            message,
-        }
-    }
-}
-
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     Ok((process::lift(read)?, process::lift(write)?))
@@ -507,5 +456,3 @@ pub(super) fn kill_children() {
 const CONFIG: &str = "config.json";
 const SHIM_SOCKET: &str = "shim.sock";
 const CONSOLE_SOCKET: &str = "console.sock";
-/// Characters of libcontainer's log in an error.
-const MOST_LOG: usize = 300;

@@ -16,6 +16,7 @@
 mod client;
 mod confine;
 mod create;
+mod diary;
 mod error;
 mod exec;
 mod executor;
