@@ -125,6 +125,8 @@ pub struct Pods {
 struct Inner {
     /// What is in force. Guards the value only: an operation begins with a copy.
     config: RwLock<Arc<Config>>,
+    /// The configured cgroup parent as the driver has it. It stays: pods that run are found below it.
+    cgroup_parent: String,
     boot_id: String,
     /// The run folder.
     state: PathBuf,
@@ -148,8 +150,8 @@ impl Pods {
     ///
     /// # Errors
     /// [`PodError::Store`] when the run folder cannot be made, [`PodError::Io`] when the boot id cannot be read.
-    pub fn open(state: &Path, root: &Path, mut config: Config, with: Mechanisms) -> Result<Self, PodError> {
-        config.cgroup_parent = run::cgroup_parent(&with.cgroups, &config.cgroup_parent, "pod.cgroup_parent")?;
+    pub fn open(state: &Path, root: &Path, config: Config, with: Mechanisms) -> Result<Self, PodError> {
+        let cgroup_parent = run::cgroup_parent(&with.cgroups, &config.cgroup_parent, "pod.cgroup_parent")?;
         let path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot_id = std::fs::read_to_string(path)
             .map_err(|source| PodError::Io {
@@ -166,6 +168,7 @@ impl Pods {
         };
         let inner = Inner {
             config: RwLock::new(Arc::new(config)),
+            cgroup_parent,
             boot_id,
             state: state.to_owned(),
             sandboxes: Shelf::open(state, "sandboxes")?,
@@ -228,13 +231,9 @@ impl Pods {
         Ok(self.inner.index.container(id)?.stages.clone())
     }
 
-    /// What begins from now on follows `config`, but for the cgroup parent: pods that run are found below theirs.
+    /// What begins from now on follows `config`, but for the cgroup parent.
     pub fn reconfigure(&self, config: Config) {
-        let mut current = self.inner.config.write().expect("no panic while it is held");
-        *current = Arc::new(Config {
-            cgroup_parent: current.cgroup_parent.clone(),
-            ..config
-        });
+        *self.inner.config.write().expect("no panic while it is held") = Arc::new(config);
     }
 
     /// Whether pods can still be made and told of: the zygote forks, and the journal is nobody's for long.

@@ -158,9 +158,8 @@ impl Inner {
 
     /// The cgroup of `name` (a sandbox's or container's id) in a pod.
     pub(super) fn cgroup_path(&self, config: &SandboxConfig, name: &str) -> String {
-        let own = self.config();
         let parent = match config.cgroup_parent.as_str() {
-            "" => &own.cgroup_parent,
+            "" => &self.cgroup_parent,
             parent => parent,
         };
         self.with.cgroups.path(parent, name)
