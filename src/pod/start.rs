@@ -28,12 +28,12 @@ impl Pods {
                 });
             }
         }
-        let (folder, id) = (container.folder.clone(), container.plan.id.clone());
+        let started = container.clone();
         // Before the message: what ends at once must not have ended before it was started.
         let started_at = Timestamp::now();
         let start = move || {
-            let hooks = vendor_plan(&folder).map_or(Duration::ZERO, |vendor| vendor.start_limit());
-            zygote::start(folder.path(), &id, hooks)
+            let hooks = vendor_plan(&started).map_or(Duration::ZERO, |vendor| vendor.start_limit());
+            zygote::start(started.folder.path(), &started.plan.id, hooks)
         };
         blocking(start).await?;
         self.inner.running(&container, started_at)?;

@@ -25,7 +25,7 @@ use super::{
     volumes::detached,
 };
 use crate::{
-    model::{Hook, Moment, NetDevice, SandboxId, SandboxState, chain},
+    model::{ContainerId, Hook, Moment, NetDevice, SandboxId, SandboxState, chain},
     net::MovedDevice,
     resctrl,
     spec::CdiEdits,
@@ -97,6 +97,11 @@ impl Inner {
         netns: Option<BorrowedFd<'_>>,
     ) -> Result<VendorPlan, PodError> {
         let mut net_devices = Vec::new();
+        // A container of this pod that is gone, or about to be, may have brought some.
+        let brought = match edits.net_devices.is_empty() {
+            true => Vec::new(),
+            false => self.brought(&plan.sandbox, None),
+        };
         for device in edits.net_devices {
             let netns = netns.ok_or_else(|| PodError::Invalid {
                 field: "config.CDI_devices",
@@ -105,8 +110,7 @@ impl Inner {
                     device.device, device.host_name
                 ),
             })?;
-            // A container of this pod that is gone, or about to be, may have brought it.
-            let ours = self.brought(&plan.sandbox).contains(&device);
+            let ours = brought.contains(&device);
             net_devices.push(MovedDevice::plan(netns, device, ours)?);
         }
         let class = match &edits.rdt {
@@ -121,11 +125,12 @@ impl Inner {
         })
     }
 
-    /// The interfaces that containers of a pod have brought into it.
-    fn brought(&self, sandbox: &SandboxId) -> Vec<NetDevice> {
+    /// The interfaces that containers of a pod, all but one, have brought into it.
+    fn brought(&self, sandbox: &SandboxId, but: Option<&ContainerId>) -> Vec<NetDevice> {
         let containers = self.index.containers_of(sandbox);
-        let plans = containers.iter().filter_map(|container| vendor_plan(&container.folder));
-        plans
+        let others = containers.iter().filter(|container| Some(&container.plan.id) != but);
+        others
+            .filter_map(|container| vendor_plan(container))
             .flat_map(|plan| plan.net_devices)
             .map(|moved| moved.device)
             .collect()
@@ -186,12 +191,9 @@ impl Inner {
 
     /// Runs the hooks of a container whose program runs. What fails is logged: it runs all the same.
     pub(super) async fn started_with_vendor(&self, container: &Container) {
-        let (folder, pid) = (container.folder.clone(), container.spec.init);
-        let work = move || {
-            let Some(vendor) = vendor_plan(&folder) else { return };
-            let state = vendor.told("running", Some(pid));
-            run_and_log(&vendor.hooks_at(&[Moment::Poststart]), &state);
-        };
+        let Some(vendor) = vendor_plan(container) else { return };
+        let state = vendor.told("running", Some(container.spec.init));
+        let work = move || run_and_log(&vendor.hooks_at(&[Moment::Poststart]), &state);
         let _ = tokio::task::spawn_blocking(work).await;
     }
 
@@ -200,16 +202,13 @@ impl Inner {
     /// # Errors
     /// [`PodError::Store`], [`PodError::Net`], [`PodError::Resctrl`]. A hook that fails is logged, and not run again.
     pub(super) async fn end_vendor(&self, plan: &ContainerPlan, folder: &Folder) -> Result<(), PodError> {
+        if plan.config.cdi_devices.is_empty() {
+            return Ok(());
+        }
         let Some(vendor) = folder.read::<VendorPlan>(Name::Vendor)? else {
             return Ok(());
         };
-        let others: Vec<_> = self.index.containers_of(&plan.sandbox);
-        let others = others.iter().filter(|other| other.plan.id != plan.id);
-        let used: Vec<NetDevice> = others
-            .filter_map(|other| vendor_plan(&other.folder))
-            .flat_map(|other| other.net_devices)
-            .map(|moved| moved.device)
-            .collect();
+        let used = self.brought(&plan.sandbox, Some(&plan.id));
         // A pod that was stopped has no network any more: its end brought them back.
         let pod = self.index.sandbox(plan.sandbox.as_str()).ok();
         let pod = pod.filter(|pod| pod.status.borrow().state == SandboxState::Ready);
@@ -238,15 +237,19 @@ impl Inner {
         let containers = self.index.containers_of(&sandbox.plan.id);
         let plans: Vec<_> = containers
             .iter()
-            .filter_map(|container| vendor_plan(&container.folder))
+            .filter_map(|container| vendor_plan(container))
             .collect();
         bring_back(plans.iter().flat_map(|plan| &plan.net_devices), sandbox.folder.path())
     }
 }
 
-/// A record that cannot be read counts as none where it only adds to something else.
-pub(super) fn vendor_plan(folder: &Folder) -> Option<VendorPlan> {
-    let read = folder.read::<VendorPlan>(Name::Vendor);
+/// A container's record; without devices there is none to look for. One that cannot be read counts as none where it only
+/// adds to something else.
+pub(super) fn vendor_plan(container: &Container) -> Option<VendorPlan> {
+    if container.plan.config.cdi_devices.is_empty() {
+        return None;
+    }
+    let read = container.folder.read::<VendorPlan>(Name::Vendor);
     read.unwrap_or_else(|error| {
         tracing::warn!(error = %chain(&error), "cannot read what devices want");
         None
