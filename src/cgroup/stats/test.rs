@@ -32,7 +32,7 @@ fn recorded() -> tempfile::TempDir {
         ("memory.peak", "70012928\n"),
         (
             "memory.events",
-            "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n",
+            "low 0\nhigh 7\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n",
         ),
         ("memory.swap.current", "4096\n"),
         ("memory.swap.max", "max\n"),
@@ -118,6 +118,7 @@ fn v2_details_are_read() {
         (details.most_used_bytes, details.limit_hits, details.oom_kills),
         (70_012_928, 3, 1)
     );
+    assert_eq!(details.high_hits, Some(7));
     assert_eq!(
         (details.threads, details.threads_limit, details.swap_limit_bytes),
         (5, 0, 0)

@@ -97,6 +97,10 @@ fn memory(sheet: &mut Sheet, usage: &MemoryUsage, details: &Details) {
     sheet.add(&table::MEMORY_KERNEL, details.kernel_bytes);
     sheet.add(&table::MEMORY_MAPPED, details.mapped_bytes);
     sheet.add(&table::MEMORY_FAILCNT, details.limit_hits);
+    if let Some(hits) = details.high_hits {
+        sheet.add(&table::MEMORY_HIGH_EVENTS, hits);
+        sheet.add(&table::MEMORY_MAX_EVENTS, details.limit_hits);
+    }
     sheet.add(&table::MEMORY_USAGE, usage.used_bytes);
     sheet.add(&table::MEMORY_MAX_USAGE, details.most_used_bytes);
     sheet.add(&table::MEMORY_WORKING_SET, usage.working_set_bytes());
@@ -221,9 +225,9 @@ mod test {
     use super::*;
 
     #[test]
-    fn there_are_56_each_once_with_a_help_text() {
+    fn there_are_58_each_once_with_a_help_text() {
         let names: HashSet<_> = ALL.iter().map(|metric| metric.name).collect();
-        assert_eq!((ALL.len(), names.len()), (56, 56));
+        assert_eq!((ALL.len(), names.len()), (58, 58));
         assert!(ALL.iter().all(|metric| metric.help.ends_with('.')));
     }
 
