@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
@@ -113,6 +114,71 @@ fn pods_outlive_restart_kill_and_stop_of_the_service() {
     assert_eq!(container.pid(), pid, "under the next daemon");
     container.stop(0);
     assert_eq!(container.logged(), "started\n");
+}
+
+#[test]
+fn the_first_client_of_the_socket_unit_starts_the_daemon() {
+    if !has_systemd("the_first_client_of_the_socket_unit_starts_the_daemon") {
+        return;
+    }
+    let mut node = Node::start();
+    node.pull("shell");
+    assert!(node.daemon.terminate().success());
+    let service = Service::start(&node);
+    service.tell(&["stop"]);
+    let socket = Socket::start(&node);
+    let listening = || node.daemon.socket().metadata().expect("the socket").ino();
+    let inode = listening();
+    assert_eq!(service.property("ActiveState"), "inactive");
+
+    let container = node.pod(|_| {}).run_container("shell", &["sleep", "1000"]);
+    let pid = container.pid();
+    assert_eq!(service.property("ActiveState"), "active");
+
+    // Ended and asked again: the next one has the same socket, and the pod.
+    service.tell(&["stop"]);
+    assert_eq!(container.pid(), pid, "under the next daemon");
+    service.tell(&["kill", "--kill-whom=main", "--signal=KILL"]);
+    assert_eq!(container.sh("echo again"), "again");
+    assert_eq!(listening(), inode, "never bound again");
+    assert_eq!(
+        fs::metadata(node.daemon.socket()).expect("the socket").mode() & 0o777,
+        0o600
+    );
+
+    service.tell(&["stop"]);
+    drop(socket);
+    drop(service);
+    node.daemon.restart();
+    assert_eq!(container.pid(), pid, "under a daemon with a socket of its own");
+}
+
+/// The unit inro.socket of contrib/ on a node's path, for the service of the same name; stopped and removed with its value.
+struct Socket {
+    name: String,
+    path: PathBuf,
+}
+
+impl Socket {
+    fn start(node: &Node) -> Socket {
+        let unit = include_str!("../../contrib/inro.socket");
+        let default = "/run/inro/inro.sock";
+        assert!(unit.contains(default), "{default} in {unit}");
+        let unit = unit.replace(default, &node.daemon.socket().display().to_string());
+        let name = format!("{}.socket", node.dir().file_name().expect("a name").to_string_lossy());
+        let path = Path::new("/run/systemd/system").join(&name);
+        fs::write(&path, unit).expect("a unit");
+        systemctl(&["daemon-reload"]);
+        systemctl(&["start", &name]);
+        Socket { name, path }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = Command::new("systemctl").args(["stop", &self.name]).status();
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 #[test]
