@@ -27,6 +27,8 @@ from node import ADDRESS, FACTOR, KUBE, NAME, Node, isolate, keep, servers  # no
 
 IMAGES = f"{servers.TARGET}/conformance-images"
 CHOSEN = "NodeConformance && !Serial && !Slow && !Disruptive && !Flaky"
+# The suite hands them to the kubelet, and leaves out what they take away (what cAdvisor measures).
+GATES = "PodAndContainerStatsFromCRI=true"
 # What this machine, or the images that we make, cannot have, by the specs' names.
 LEFT_OUT = {
     "Kubelet Cgroup Manager": "looks for pods below the root cgroup; the kubelet has a cgroup of its own here",
@@ -102,7 +104,7 @@ def run_suite(work, node, arguments):
               *(f"--focus={regex}" for regex in arguments.focus), *(f"--skip={regex}" for regex in [*arguments.skip, *LEFT_OUT])]
     command = [f"{KUBE}/ginkgo", f"--procs={arguments.procs}", f"--timeout={arguments.timeout}", "--no-color", "--silence-skips", "--json-report=report.json",
                f"--output-dir={work}", *chosen, f"{work}/e2e_node.test", "--",
-               f"--report-dir={work}/report", f"--node-name={NAME}", "--prepull-images=false",
+               f"--report-dir={work}/report", f"--node-name={NAME}", "--prepull-images=false", f"--feature-gates={GATES}",
                f"--container-runtime-endpoint=unix://{node.socket}", f"--kubelet-config-file={work}/config.yaml",
                f"--kubelet-flags={' '.join(flags)}"]
     os.makedirs(f"{work}/report")
@@ -138,7 +140,6 @@ def kubelet_config(node):
         "cgroupDriver": "cgroupfs", "cgroupRoot": node.cgroup, "failCgroupV1": False, "failSwapOn": False,
         "evictionHard": {"memory.available": "1Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "makeIPTablesUtilChains": False, "runtimeRequestTimeout": f"{120 * FACTOR}s",
-        "featureGates": {"PodAndContainerStatsFromCRI": True},
     }
 
 
