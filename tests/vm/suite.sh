@@ -2,6 +2,7 @@
 # The tests of the daemon and of its cgroups on a node: systemd, cgroup v2 only, AppArmor; tests/run starts it in tests/vm/run.
 #
 #   tests/vm/suite.sh chosen     what the machine outside cannot run or runs otherwise
+#   tests/vm/suite.sh critest    critest, all of it
 #   tests/vm/suite.sh whole      everything, critest too
 #   tests/vm/suite.sh NAME       the integration tests whose names contain NAME
 #
@@ -37,6 +38,7 @@ main() {
         INRO_CGROUP_DRIVER=cgroupfs integration "${both[@]}" || failed=1
         critest || failed=1
         ;;
+    critest) critest || failed=1 ;;
     *) integration "$1" || failed=1 ;;
     esac
     [ "$1" != whole ] && [ "$1" != chosen ] || static_pods || failed=1
