@@ -1,10 +1,10 @@
 //! What a container's cgroup holds, seen from the host and from inside.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use inro::{model::DeviceRule, sys::bpf};
 
-use crate::harness::{Container, Node, skipped, v1};
+use crate::harness::{Container, Node, eventually, skipped, v1};
 
 /// The host's one hierarchy, where it is cgroup v2.
 fn unified(test: &str) -> Option<PathBuf> {
@@ -72,6 +72,168 @@ fn every_limit_is_a_file_of_v2() {
             value,
             "{file} from inside"
         );
+    }
+}
+
+#[test]
+fn what_unified_names_is_written_and_can_be_changed() {
+    let Some(root) = unified("what_unified_names_is_written_and_can_be_changed") else {
+        return;
+    };
+    let node = Node::start();
+    // Which controllers weigh block I/O is the kernel's choice; the root's list says whether there is one.
+    let controllers = fs::read_to_string(root.join("cgroup.controllers")).expect("controllers");
+    assert!(controllers.split_whitespace().any(|name| name == "io"), "{controllers}");
+    let mut wanted = vec![
+        ("memory.min", "4194304", "8388608"),
+        ("memory.low", "8388608", "16777216"),
+        ("memory.high", "50331648", "33554432"),
+        ("memory.oom.group", "1", "0"),
+        ("cpu.idle", "0", "1"),
+    ];
+    let own = fs::read_to_string("/proc/self/cgroup").expect("own cgroup");
+    let own = root.join(own.trim().strip_prefix("0::/").expect("one hierarchy"));
+    if own.join("io.weight").exists() {
+        wanted.push(("io.weight", "default 200", "default 50"));
+    } else {
+        skipped(
+            "what_unified_names_is_written_and_can_be_changed (io.weight)",
+            "this kernel has no io.weight",
+        );
+    }
+    let asked = |pick: fn(&(&str, &str, &str)) -> String| v1::LinuxContainerResources {
+        memory_limit_in_bytes: 64 << 20,
+        unified: wanted.iter().map(|entry| (entry.0.to_owned(), pick(entry))).collect(),
+        ..Default::default()
+    };
+    let container = limited(&node, asked(|entry| entry.1.to_owned()));
+    for (file, value, _) in &wanted {
+        assert_eq!(read(&container, file), *value, "{file}");
+    }
+    let update = |linux| {
+        node.cri
+            .update_container_resources(v1::UpdateContainerResourcesRequest {
+                container_id: container.id.clone(),
+                linux: Some(linux),
+                ..Default::default()
+            })
+    };
+    update(asked(|entry| entry.2.to_owned())).expect("an update");
+    for (file, _, value) in &wanted {
+        assert_eq!(read(&container, file), *value, "{file} after an update");
+    }
+    let unknown = update(v1::LinuxContainerResources {
+        unified: [("memory.nonsense".into(), "1".into())].into(),
+        ..Default::default()
+    });
+    let refused = unknown.expect_err("no such file");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(refused.message().contains("memory.nonsense"), "{refused}");
+}
+
+#[test]
+fn pressure_is_told() {
+    if unified("pressure_is_told").is_none() {
+        return;
+    }
+    if !PathBuf::from("/proc/pressure").exists() {
+        skipped("pressure_is_told", "this kernel has no pressure information");
+        return;
+    }
+    let node = Node::start();
+    node.pull("shell");
+    // Two that want a whole processor have a tenth of one; one that wants more memory than memory.high always waits for it.
+    let script = "while :; do :; done & while :; do :; done & exec dd if=/dev/zero of=/tmp/file bs=1M count=1000";
+    let container = node.pod(|_| {}).container("shell", &["sh", "-c", script], |config| {
+        config.linux.as_mut().expect("linux").resources = Some(v1::LinuxContainerResources {
+            cpu_quota: 10_000,
+            cpu_period: 100_000,
+            memory_limit_in_bytes: 64 << 20,
+            unified: [("memory.high".into(), (4 << 20).to_string())].into(),
+            ..Default::default()
+        });
+    });
+    container.start();
+    let some = |psi: Option<v1::PsiStats>| psi.expect("pressure").some.expect("some").total;
+    let stats = || {
+        let container_id = container.id.clone();
+        let request = v1::ContainerStatsRequest { container_id };
+        node.cri.container_stats(request).expect("stats").stats.expect("stats")
+    };
+    eventually("pressure on processor and memory", Duration::from_secs(60), || {
+        let stats = stats();
+        let cpu = some(stats.cpu.expect("cpu").psi);
+        let memory = some(stats.memory.expect("memory").psi);
+        // Without I/O there is none of its kind, but it is told.
+        some(stats.io.expect("io").psi);
+        (cpu > 0 && memory > 0).then_some(())
+    });
+    // The kernel counts microseconds, the CRI nanoseconds.
+    let kernel = || -> u64 {
+        let text = read(&container, "cpu.pressure");
+        let total = text.lines().next().and_then(|line| line.rsplit_once("total="));
+        total.expect("total").1.parse::<u64>().expect("a number") * 1000
+    };
+    let before = kernel();
+    let told = some(stats().cpu.expect("cpu").psi);
+    assert!((before..=kernel()).contains(&told), "{told} after {before}");
+}
+
+#[test]
+fn swap_is_limited_and_told() {
+    if unified("swap_is_limited_and_told").is_none() {
+        return;
+    }
+    let Some(_swap) = Swap::on("swap_is_limited_and_told") else {
+        return;
+    };
+    let node = Node::start();
+    node.pull("shell");
+    // Its buffer stays in use while it waits for a reader; pages of zeros would be let go instead of swapped.
+    let script = "dd if=/dev/urandom bs=24M | sleep 1000";
+    let container = node.pod(|_| {}).container("shell", &["sh", "-c", script], |config| {
+        config.linux.as_mut().expect("linux").resources = Some(v1::LinuxContainerResources {
+            memory_limit_in_bytes: 16 << 20,
+            memory_swap_limit_in_bytes: 48 << 20,
+            ..Default::default()
+        });
+    });
+    container.start();
+    assert_eq!(read(&container, "memory.swap.max"), (32 << 20).to_string());
+    let swap = eventually("swap is used", Duration::from_secs(20), || {
+        let container_id = container.id.clone();
+        let stats = node
+            .cri
+            .container_stats(v1::ContainerStatsRequest { container_id })
+            .expect("stats");
+        let swap = stats.stats.expect("stats").swap.expect("swap");
+        (swap.swap_usage_bytes.expect("usage").value >= 4 << 20).then_some(swap)
+    });
+    let (used, left) = (swap.swap_usage_bytes, swap.swap_available_bytes);
+    assert_eq!(used.expect("usage").value + left.expect("available").value, 32 << 20);
+}
+
+/// A swap file of this machine's; gone with its value.
+struct Swap(tempfile::TempDir);
+
+impl Swap {
+    fn on(test: &str) -> Option<Swap> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("swap");
+        let script = "head -c 128M /dev/zero > $0 && chmod 600 $0 && mkswap -q $0 && swapon $0";
+        let output = Command::new("sh").args(["-c", script]).arg(&file).output().expect("sh");
+        if !output.status.success() {
+            let told = String::from_utf8_lossy(&output.stderr);
+            skipped(test, &format!("no swap here: {}", told.trim()));
+            return None;
+        }
+        Some(Swap(dir))
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        let _ = Command::new("swapoff").arg(self.0.path().join("swap")).status();
     }
 }
 
