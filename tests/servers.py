@@ -16,7 +16,7 @@ REGISTRIES = ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io", "quay.io"]
 
 
 def start_registry(work, images=IMAGES):
-    """Starts it, and writes `work/hosts`, which leads every public name to it."""
+    """Starts it, and writes what leads every public name to it: `work/hosts`, and for CRI-O `work/registries.conf`."""
     port = free_port()
     write(f"{work}/registry.yml", f"""version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -25,6 +25,8 @@ http: {{addr: "127.0.0.1:{port}"}}
 """)
     for name in REGISTRIES:
         write(f"{work}/hosts/{name}/hosts.toml", f'[host."http://127.0.0.1:{port}"]\ncapabilities = ["pull", "resolve"]\n')
+    mirror = '[[registry]]\nprefix = "{}"\nlocation = "127.0.0.1:{}"\ninsecure = true\n'
+    write(f"{work}/registries.conf", "".join(mirror.format(name, port) for name in REGISTRIES))
     return start(["docker-registry", "serve", f"{work}/registry.yml"], f"{work}/registry.log", ("127.0.0.1", port))
 
 
