@@ -3,6 +3,7 @@
 mod bench;
 pub mod client;
 mod demo;
+mod scratch;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, bail};
 use inro_proto as wire;
 
-use super::client::Client;
+use super::{client::Client, scratch::Scratch};
 use stage::Stages;
 
 /// How long anything of the demo may take.
@@ -30,9 +30,9 @@ pub fn run(image: Option<&str>) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("needs root: a pod is made of namespaces, mounts and cgroups (try: sudo inro demo)");
     }
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::new("inro-demo")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(show(&scratch.path, image))
+    runtime.block_on(show(scratch.path(), image))
 }
 
 async fn show(scratch: &Path, image: Option<&str>) -> anyhow::Result<()> {
@@ -108,27 +108,6 @@ fn print_log(log: &Path) -> anyhow::Result<()> {
         println!("  {line}");
     }
     Ok(())
-}
-
-/// A folder that goes with the demo.
-struct Scratch {
-    path: std::path::PathBuf,
-}
-
-impl Scratch {
-    fn new() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("inro-demo-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            eprintln!("inro: {} stays: {error}", self.path.display());
-        }
-    }
 }
 
 /// The demo's own daemon.
