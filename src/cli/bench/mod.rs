@@ -1,167 +1,167 @@
 //! `inro bench`: how fast CRI runtimes are, measured as their clients see it.
 //!
 //! Works on any CRI socket. Several endpoints take turns, round by round, so that they share whatever else the machine
-//! is doing; before each measured call there is a pause, because a busy loop hides what a real start waits for. The
-//! image must be the same everywhere, which its id says.
+//! is doing; before each measured step there is a rest, because a busy loop hides what a real start waits for. The image
+//! must be the same everywhere, which its id says.
+//!
+//! ```text
+//! arguments ─▶ endpoint (connect, image) ─▶ subjects (rounds, rest) ─▶ study ─▶ table, JSON
+//!                  └── everything made has a label, and is found and removed by it, however far it came
+//! ```
 
+mod arguments;
 mod endpoint;
+mod interrupt;
+mod machine;
+mod memory;
+mod rest;
+mod rounds;
 mod samples;
+mod statistics;
+mod study;
+mod subjects;
+mod table;
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context, bail, ensure};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, bail};
 
-use endpoint::{Container, Endpoint};
-use samples::Samples;
+pub use arguments::Arguments;
+use arguments::Subject;
+use endpoint::Endpoint;
+use interrupt::Interrupt;
+use rest::Rest;
+use rounds::{Rounds, Turn};
+use study::{Sheet, Study};
 
-/// What to measure, where, and how often.
-#[derive(Args)]
-pub struct Arguments {
-    /// A runtime, as NAME=SOCKET; repeat it for more than one
-    #[arg(long = "endpoint", value_name = "NAME=SOCKET", required = true)]
-    endpoints: Vec<String>,
-    /// The image of the containers; it needs a `sleep` and a `true`
-    #[arg(long, default_value = "docker.io/library/busybox:latest")]
-    image: String,
-    /// Measured rounds
-    #[arg(long, default_value_t = 100)]
-    rounds: usize,
-    /// Calls at once where a rate is measured
-    #[arg(long, default_value_t = 8)]
-    concurrency: usize,
-    /// Milliseconds of rest before each measured call
-    #[arg(long, default_value_t = 60)]
-    pause_ms: u64,
-    /// Prints JSON instead of a table
-    #[arg(long)]
-    json: bool,
-    /// What to measure
-    #[arg(value_enum)]
-    subject: Subject,
-}
+use super::scratch::Scratch;
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Subject {
-    /// ExecSync of `true` in a running container: its latency, and how many a second at once
-    Exec,
-}
-
-/// Rounds that warm caches and are not counted.
-const WARM_UP: usize = 3;
-/// How many calls make one measurement of a rate.
-const BURST: usize = 64;
-
-/// Measures and prints.
+/// Measures, removes what was made for it, and shows what came out.
 ///
 /// # Errors
 /// When a runtime cannot be reached, has another image than the others, or fails a call.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    arguments.check()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut endpoints = connect(arguments).await?;
-        let measured = match arguments.subject {
-            Subject::Exec => exec(arguments, &mut endpoints).await,
-        };
-        for endpoint in &mut endpoints {
-            endpoint.clean().await?;
+    let study = runtime.block_on(async {
+        let logs = Scratch::new("inro-bench")?;
+        let mut bench = Bench::new(arguments, Interrupt::listen()?);
+        let measured = bench.connect_and_measure(logs.path()).await;
+        let cleaned = bench.clean().await;
+        measured.and(cleaned).map(|()| bench.study)
+    })?;
+    show(arguments, study)
+}
+
+/// The endpoints, and what is known of them so far.
+struct Bench<'a> {
+    arguments: &'a Arguments,
+    endpoints: Vec<Endpoint>,
+    study: Study,
+    interrupt: Interrupt,
+}
+
+impl<'a> Bench<'a> {
+    fn new(arguments: &'a Arguments, interrupt: Interrupt) -> Self {
+        Self {
+            arguments,
+            endpoints: Vec::new(),
+            study: Study::new(arguments),
+            interrupt,
         }
-        print(arguments, &measured?)
-    })
-}
-
-/// Measurement by name, then endpoint, in the order given.
-type Measured = BTreeMap<&'static str, Vec<(String, Samples)>>;
-
-async fn connect(arguments: &Arguments) -> anyhow::Result<Vec<Endpoint>> {
-    let mut endpoints = Vec::new();
-    for argument in &arguments.endpoints {
-        let (name, socket) = argument
-            .split_once('=')
-            .with_context(|| format!("--endpoint {argument}: not NAME=SOCKET"))?;
-        let endpoint = Endpoint::connect(name, socket, &arguments.image).await;
-        endpoints.push(endpoint.with_context(|| format!("endpoint {name}"))?);
     }
-    let ids: Vec<_> = endpoints.iter().map(|endpoint| &endpoint.image_id).collect();
-    if ids.iter().any(|id| *id != ids[0]) {
-        bail!("{} is not the same image everywhere: {ids:?}", arguments.image);
-    }
-    Ok(endpoints)
-}
 
-async fn exec(arguments: &Arguments, endpoints: &mut [Endpoint]) -> anyhow::Result<Measured> {
-    let mut containers = Vec::new();
-    for endpoint in endpoints.iter_mut() {
-        containers.push(endpoint.sleeper().await?);
-    }
-    let mut measured = Measured::new();
-    for round in 0..WARM_UP + arguments.rounds {
-        for (endpoint, container) in endpoints.iter().zip(&containers) {
-            tokio::time::sleep(Duration::from_millis(arguments.pause_ms)).await;
-            let took = exec_once(endpoint.clone(), container).await?;
-            if round >= WARM_UP {
-                note(&mut measured, "ExecSync, ms", endpoint, took.as_secs_f64() * 1e3);
+    async fn connect_and_measure(&mut self, logs: &Path) -> anyhow::Result<()> {
+        for named in &self.arguments.endpoints {
+            let endpoint = Endpoint::connect(&named.name, self.arguments, logs.to_owned(), self.interrupt.clone());
+            self.endpoints.push(endpoint.await?);
+        }
+        for endpoint in &mut self.endpoints {
+            self.study.endpoints.push(endpoint.runtime.clone());
+            endpoint.fetch_image().await?;
+            if self.arguments.subject.each().contains(&Subject::Pull) {
+                endpoint.check_removable().await?;
             }
         }
+        self.study.image.id = self.one_image()?;
+        subjects::measure(self.arguments.subject, self).await
     }
-    // As many bursts as are worth a tenth of the rounds.
-    for _ in 0..(arguments.rounds / 10).max(1) {
-        for (endpoint, container) in endpoints.iter().zip(&containers) {
-            tokio::time::sleep(Duration::from_millis(arguments.pause_ms)).await;
-            let rate = exec_burst(endpoint, container, arguments.concurrency).await?;
-            note(&mut measured, "ExecSync at once, 1/s", endpoint, rate);
+
+    /// The id of the image, which is the same everywhere.
+    fn one_image(&self) -> anyhow::Result<String> {
+        let first = &self.endpoints[0].image_id;
+        if self.endpoints.iter().any(|endpoint| endpoint.image_id != *first) {
+            let ids = self
+                .endpoints
+                .iter()
+                .map(|endpoint| format!("{} has {}", endpoint.name, endpoint.image_id));
+            let ids: Vec<String> = ids.collect();
+            bail!(
+                "{} is not the same image everywhere: {}",
+                self.arguments.image,
+                ids.join(", ")
+            );
+        }
+        Ok(first.clone())
+    }
+
+    async fn clean(&self) -> anyhow::Result<()> {
+        let mut left = false;
+        // Backwards, as one undoes: two endpoints may be one runtime, and the first of them brought the image.
+        for endpoint in self.endpoints.iter().rev() {
+            for error in endpoint.clean().await {
+                eprintln!("inro: {error:#}");
+                left = true;
+            }
+        }
+        if let Err(error) = endpoint::remove_own_parent().await {
+            eprintln!("inro: the pods' cgroup: {error}");
+            left = true;
+        }
+        match left {
+            true => bail!("not everything that was made could be removed"),
+            false => Ok(()),
         }
     }
-    Ok(measured)
-}
 
-async fn exec_once(mut endpoint: Endpoint, container: &Container) -> anyhow::Result<Duration> {
-    let began = Instant::now();
-    let code = endpoint.exec(container, &["true"]).await?;
-    ensure!(code == 0, "true answered {code}");
-    Ok(began.elapsed())
-}
-
-/// Calls a second with `concurrency` of them under way.
-async fn exec_burst(endpoint: &Endpoint, container: &Container, concurrency: usize) -> anyhow::Result<f64> {
-    use futures_util::{StreamExt, TryStreamExt, stream};
-    let began = Instant::now();
-    let calls = stream::iter((0..BURST).map(|_| exec_once(endpoint.clone(), container)));
-    calls
-        .buffer_unordered(concurrency)
-        .try_for_each(|_| std::future::ready(Ok(())))
-        .await?;
-    Ok(BURST as f64 / began.elapsed().as_secs_f64())
-}
-
-fn note(measured: &mut Measured, what: &'static str, endpoint: &Endpoint, value: f64) {
-    let rows = measured.entry(what).or_default();
-    match rows.iter_mut().find(|(name, _)| *name == endpoint.name) {
-        Some((_, samples)) => samples.push(value),
-        None => rows.push((endpoint.name.clone(), Samples::from([value]))),
-    }
-}
-
-fn print(arguments: &Arguments, measured: &Measured) -> anyhow::Result<()> {
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(measured)?);
-        return Ok(());
-    }
-    for (what, rows) in measured {
-        let first = rows.first().map(|(_, samples)| samples.percentile(50.0));
-        println!(
-            "{what:32} {:>9} {:>9} {:>9} {:>9} {:>6} {:>8}",
-            "p50", "p90", "p99", "max", "n", "to first"
-        );
-        for (name, samples) in rows {
-            let [p50, p90, p99, max] = [50.0, 90.0, 99.0, 100.0].map(|rank| samples.percentile(rank));
-            let ratio = first.map_or(1.0, |first| p50 / first);
-            let count = samples.len();
-            println!("  {name:30} {p50:9.2} {p90:9.2} {p99:9.2} {max:9.2} {count:6} {ratio:7.2}x");
+    fn rounds(&self) -> Rounds {
+        Rounds {
+            warm_up: self.arguments.warm_up,
+            measured: self.arguments.rounds.get(),
         }
+    }
+
+    fn turns(&self, rounds: Rounds) -> Vec<Turn> {
+        rounds.turns(self.endpoints.len())
+    }
+
+    /// Rests before a measured step; how busy the machine was.
+    async fn rest(&self) -> anyhow::Result<Option<f64>> {
+        let rest = Rest {
+            pause: Duration::from_millis(self.arguments.pause_ms),
+            wait_idle: Duration::from_millis(self.arguments.wait_idle_ms),
+        };
+        let busy = rest.take().await;
+        self.interrupt.check()?;
+        Ok(busy)
+    }
+
+    fn keep(&mut self, turn: Turn, sheet: Sheet) {
+        self.study.keep(turn, &self.endpoints[turn.endpoint].name, sheet);
+    }
+}
+
+fn show(arguments: &Arguments, mut study: Study) -> anyhow::Result<()> {
+    study.sum_up();
+    let write = |file: &Path, text: String| fs::write(file, text).with_context(|| format!("write {}", file.display()));
+    let json = || Ok::<_, anyhow::Error>(serde_json::to_string(&study)? + "\n");
+    match &arguments.json {
+        Some(file) if file == Path::new("-") => print!("{}", json()?),
+        Some(file) => {
+            write(file, json()?)?;
+            print!("{}", table::text(&study));
+        }
+        None => print!("{}", table::text(&study)),
     }
     Ok(())
 }

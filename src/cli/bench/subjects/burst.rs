@@ -1,0 +1,64 @@
+//! Many pods at once: a node that is filled, and emptied.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+
+use super::super::{
+    Bench,
+    arguments::Network,
+    endpoint::{Endpoint, Up},
+    study::Sheet,
+};
+
+pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
+    for network in bench.arguments.network.each() {
+        let turns = bench.turns(bench.rounds().few());
+        for turn in turns {
+            let sheet = burst(bench, &bench.endpoints[turn.endpoint], *network).await?;
+            bench.keep(turn, sheet);
+        }
+    }
+    Ok(())
+}
+
+async fn burst(bench: &Bench<'_>, endpoint: &Endpoint, network: Network) -> anyhow::Result<Sheet> {
+    let (pods, concurrency) = (bench.arguments.pods.get(), bench.arguments.concurrency.get());
+    let mut sheet = Sheet::new("burst", format!("{network}, {concurrency} at once"));
+    sheet.rested(bench.rest().await?);
+    let (ups, time) = up(endpoint, network, pods, concurrency).await?;
+    sheet.time(&format!("{pods} pods up"), time);
+    for up in &ups {
+        sheet.time("each pod up", up.times.pod_up);
+    }
+    sheet.rested(bench.rest().await?);
+    sheet.time(&format!("{pods} pods down"), down(endpoint, &ups, concurrency).await?);
+    Ok(sheet)
+}
+
+/// So many pods, `concurrency` of them at once.
+///
+/// # Errors
+/// The first one's, after all have come to their end: a call that is dropped may make a pod that nobody knows of.
+pub async fn up(
+    endpoint: &Endpoint,
+    network: Network,
+    pods: usize,
+    concurrency: usize,
+) -> anyhow::Result<(Vec<Up>, Duration)> {
+    let began = Instant::now();
+    let ups = stream::iter((0..pods).map(|_| endpoint.up(network))).buffer_unordered(concurrency);
+    let ups: Vec<anyhow::Result<Up>> = ups.collect().await;
+    let time = began.elapsed();
+    Ok((ups.into_iter().collect::<anyhow::Result<_>>()?, time))
+}
+
+/// Removes them, `concurrency` at once.
+pub async fn down(endpoint: &Endpoint, ups: &[Up], concurrency: usize) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let downs = stream::iter(ups.iter().map(|up| endpoint.down(up))).buffer_unordered(concurrency);
+    let downs: Vec<anyhow::Result<_>> = downs.collect().await;
+    let time = began.elapsed();
+    downs.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(time)
+}
