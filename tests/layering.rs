@@ -44,6 +44,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("caps", &["lockdown", "zygote"]),
     ("procfs", &["cgroup", "sys"]),
     ("clap", &["cli"]),
+    ("indicatif", &["cli"]),
     ("landlock", &["image"]),
     ("tar", &["image", "cli", "checkpoint"]),
     ("yaml_rust2", &["spec"]),

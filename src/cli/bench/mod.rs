@@ -14,6 +14,7 @@ mod endpoint;
 mod interrupt;
 mod machine;
 mod memory;
+mod progress;
 mod rest;
 mod rounds;
 mod samples;

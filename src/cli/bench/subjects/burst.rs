@@ -8,15 +8,18 @@ use super::super::{
     Bench,
     arguments::Network,
     endpoint::{Endpoint, Up},
+    progress,
     study::Sheet,
 };
 
 pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     for network in bench.arguments.network.each() {
         let turns = bench.turns(bench.rounds().few());
+        let bar = progress::bar(&format!("burst, {network}"), turns.len());
         for turn in turns {
             let sheet = burst(bench, &bench.endpoints[turn.endpoint], *network).await?;
             bench.keep(turn, sheet);
+            bar.inc(1);
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 use super::super::{
     Bench,
     endpoint::{Endpoint, Up},
+    progress,
     study::{Sheet, Unit},
 };
 
@@ -26,6 +27,7 @@ pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
 
 async fn latency(bench: &mut Bench<'_>, ups: &[Up]) -> anyhow::Result<()> {
     let turns = bench.turns(bench.rounds());
+    let bar = progress::bar("exec", turns.len());
     for turn in turns {
         let mut sheet = Sheet::new("exec", "");
         sheet.rested(bench.rest().await?);
@@ -35,6 +37,7 @@ async fn latency(bench: &mut Bench<'_>, ups: &[Up]) -> anyhow::Result<()> {
             .await?;
         sheet.time("ExecSync", began.elapsed());
         bench.keep(turn, sheet);
+        bar.inc(1);
     }
     Ok(())
 }
@@ -42,6 +45,7 @@ async fn latency(bench: &mut Bench<'_>, ups: &[Up]) -> anyhow::Result<()> {
 async fn rate(bench: &mut Bench<'_>, ups: &[Up]) -> anyhow::Result<()> {
     let concurrency = bench.arguments.concurrency.get();
     let turns = bench.turns(bench.rounds().few());
+    let bar = progress::bar("exec at once", turns.len());
     for turn in turns {
         let mut sheet = Sheet::new("exec", "");
         sheet.rested(bench.rest().await?);
@@ -53,6 +57,7 @@ async fn rate(bench: &mut Bench<'_>, ups: &[Up]) -> anyhow::Result<()> {
         .await?;
         sheet.value(&format!("ExecSync, {concurrency} at once"), Unit::PerSecond, rate);
         bench.keep(turn, sheet);
+        bar.inc(1);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    super::{Bench, endpoint::Endpoint, study::Sheet},
+    super::{Bench, endpoint::Endpoint, progress, study::Sheet},
     burst,
 };
 
@@ -25,6 +25,7 @@ pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
         running.push(burst::up(endpoint, network, pods, concurrency).await?.0);
     }
     let turns = bench.turns(bench.rounds());
+    let bar = progress::bar(&format!("list, {pods} pods"), turns.len());
     for turn in turns {
         let mut sheet = Sheet::new("list", format!("{pods} pods"));
         for call in CALLS {
@@ -40,6 +41,7 @@ pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
             }
         }
         bench.keep(turn, sheet);
+        bar.inc(1);
     }
     for (endpoint, ups) in bench.endpoints.iter().zip(&running) {
         burst::down(endpoint, ups, concurrency).await?;

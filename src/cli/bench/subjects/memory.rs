@@ -7,6 +7,7 @@ use super::{
         Bench,
         endpoint::{Endpoint, WORKLOAD_SECONDS},
         memory::{ByName, Kin, Processes, daemon, of_daemon, with_pods},
+        progress,
         study::{Sheet, Unit},
     },
     burst,
@@ -23,9 +24,11 @@ pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
         }
     }
     let turns = bench.turns(bench.rounds().few());
+    let bar = progress::bar("memory", turns.len());
     for turn in turns {
         let sheet = fill(bench, &bench.endpoints[turn.endpoint]).await?;
         bench.keep(turn, sheet);
+        bar.inc(1);
     }
     Ok(())
 }

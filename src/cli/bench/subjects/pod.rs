@@ -6,15 +6,18 @@ use super::super::{
     Bench,
     arguments::Network,
     endpoint::{Endpoint, Up, UpTimes},
+    progress,
     study::{Sheet, Unit},
 };
 
 pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     for network in bench.arguments.network.each() {
         let turns = bench.turns(bench.rounds());
+        let bar = progress::bar(&format!("pod, {network}"), turns.len());
         for turn in turns {
             let sheet = life(bench, &bench.endpoints[turn.endpoint], *network).await?;
             bench.keep(turn, sheet);
+            bar.inc(1);
         }
     }
     Ok(())

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use super::super::{Bench, study::Sheet};
+use super::super::{Bench, progress, study::Sheet};
 
 pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let turns = bench.turns(bench.rounds().few());
+    let bar = progress::bar("pull", turns.len());
     for turn in turns {
         let mut sheet = Sheet::new("pull", "");
         let endpoint = &bench.endpoints[turn.endpoint];
@@ -18,6 +19,7 @@ pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
         endpoint.pull_image().await?;
         sheet.time("PullImage", began.elapsed());
         bench.keep(turn, sheet);
+        bar.inc(1);
     }
     Ok(())
 }
