@@ -54,6 +54,9 @@ pub struct Arguments {
     /// Writes everything measured as JSON; `-` is stdout, in place of the table
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Writes a page to look at: one HTML file that needs no other
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// How it is measured; the end of `--help`.
@@ -218,7 +221,7 @@ impl Arguments {
                 );
             }
         }
-        for (option, file) in [("--json", &self.json)] {
+        for (option, file) in [("--json", &self.json), ("--report", &self.report)] {
             let Some(file) = file.as_deref().filter(|file| *file != Path::new("-")) else {
                 continue;
             };
@@ -277,8 +280,8 @@ mod test {
                 "no endpoint is called b",
             ),
             (
-                "pod --endpoint a=/x --json /no/such/folder/x.html",
-                "--json /no/such/folder/x.html",
+                "pod --endpoint a=/x --report /no/such/folder/x.html",
+                "--report /no/such/folder/x.html",
             ),
             ("sleep --endpoint a=/x", "invalid value 'sleep'"),
         ] {

@@ -5,7 +5,7 @@
 //! must be the same everywhere, which its id says.
 //!
 //! ```text
-//! arguments ─▶ endpoint (connect, image) ─▶ subjects (rounds, rest) ─▶ study ─▶ table, JSON
+//! arguments ─▶ endpoint (connect, image) ─▶ subjects (rounds, rest) ─▶ study ─▶ table, JSON, report
 //!                  └── everything made has a label, and is found and removed by it, however far it came
 //! ```
 
@@ -15,6 +15,7 @@ mod interrupt;
 mod machine;
 mod memory;
 mod progress;
+mod report;
 mod rest;
 mod rounds;
 mod samples;
@@ -155,6 +156,9 @@ impl<'a> Bench<'a> {
 fn show(arguments: &Arguments, mut study: Study) -> anyhow::Result<()> {
     study.sum_up();
     let write = |file: &Path, text: String| fs::write(file, text).with_context(|| format!("write {}", file.display()));
+    if let Some(file) = &arguments.report {
+        write(file, report::page(&study)?)?;
+    }
     let json = || Ok::<_, anyhow::Error>(serde_json::to_string(&study)? + "\n");
     match &arguments.json {
         Some(file) if file == Path::new("-") => print!("{}", json()?),

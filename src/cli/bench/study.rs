@@ -1,4 +1,4 @@
-//! Everything that one run has found out: what the table and the JSON are made of.
+//! Everything that one run has found out: what the table, the JSON and the report are made of.
 
 use std::time::Duration;
 
@@ -227,6 +227,10 @@ impl<'a> Group<'a> {
             .iter()
             .copied()
             .filter(|measurement| measurement.what.part_of.is_none())
+    }
+
+    pub fn whole(&self, name: &str) -> Option<&'a Measurement> {
+        self.wholes().find(|measurement| measurement.what.name == name)
     }
 
     pub fn parts(&self, whole: &str) -> impl Iterator<Item = &'a Measurement> {
