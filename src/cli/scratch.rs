@@ -1,7 +1,7 @@
 //! A folder that goes when it is dropped.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -12,13 +12,25 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes `name-<pid>` where temporary files belong.
+    /// Makes `name-<pid>` where temporary files belong, with a number behind it where somebody who was killed left one: in
+    /// a container a pid comes again.
     ///
     /// # Errors
-    /// When it is there already or cannot be made.
+    /// When it cannot be made.
     pub fn new(name: &str) -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        let name = format!("{name}-{}", std::process::id());
+        let names = std::iter::once(name.clone()).chain((1..TRIES).map(|number| format!("{name}-{number}")));
+        let mut tried = names
+            .map(|name| std::env::temp_dir().join(name))
+            .map(|path| (fs::create_dir(&path), path));
+        let is_taken = |made: &io::Result<()>| {
+            made.as_ref()
+                .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+        };
+        let (made, path) = tried
+            .find(|(made, _)| !is_taken(made))
+            .context("too many folders were left")?;
+        made.with_context(|| format!("make {}", path.display()))?;
         Ok(Self { path })
     }
 
@@ -32,5 +44,24 @@ impl Drop for Scratch {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             eprintln!("inro: {} stays: {error}", self.path.display());
         }
+    }
+}
+
+const TRIES: usize = 1000;
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn one_that_was_left_is_in_nobodys_way() {
+        let (one, other) = (
+            Scratch::new("inro-scratch").unwrap(),
+            Scratch::new("inro-scratch").unwrap(),
+        );
+        let paths = [one.path().to_owned(), other.path().to_owned()];
+        assert!(paths.iter().all(|path| path.is_dir()) && paths[0] != paths[1]);
+        drop((one, other));
+        assert!(!paths.iter().any(|path| path.exists()));
     }
 }
