@@ -6,6 +6,7 @@ mod apparmor;
 mod attach_slow;
 mod bad_fields;
 mod bad_input;
+mod bench;
 mod cdi;
 mod cgroups;
 mod checkpoint;
