@@ -33,7 +33,7 @@ impl Pods {
         let started_at = Timestamp::now();
         let start = move || {
             let hooks = vendor_plan(&started).map_or(Duration::ZERO, |vendor| vendor.start_limit());
-            zygote::start(started.folder.path(), &started.plan.id, hooks)
+            zygote::start(started.folder.path(), hooks)
         };
         blocking(start).await?;
         self.inner.running(&container, started_at)?;

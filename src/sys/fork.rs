@@ -22,9 +22,22 @@ pub fn fork() -> io::Result<Side> {
     side(unsafe { libc::fork() }.into())
 }
 
-/// Forks into the cgroup `dir` (v2): the child is never outside of it.
-pub fn fork_into(dir: BorrowedFd<'_>) -> io::Result<Side> {
-    clone3(CLONE_INTO_CGROUP, libc::SIGCHLD as u64, dir.as_raw_fd() as u64)
+/// How a child differs from what fork(2) makes.
+pub struct Birth<'a> {
+    /// It is the first process of a new pid namespace (CLONE_NEWPID).
+    pub first_pid: bool,
+    /// The cgroup (v2) that it is never outside of (CLONE_INTO_CGROUP).
+    pub cgroup: Option<BorrowedFd<'a>>,
+}
+
+/// Forks a child that is different from its birth on.
+pub fn fork_as(birth: Birth<'_>) -> io::Result<Side> {
+    let pids = if birth.first_pid { libc::CLONE_NEWPID as u64 } else { 0 };
+    let (into, cgroup) = match birth.cgroup {
+        Some(dir) => (CLONE_INTO_CGROUP, dir.as_raw_fd() as u64),
+        None => (0, 0),
+    };
+    clone3(pids | into, libc::SIGCHLD as u64, cgroup)
 }
 
 /// Forks a sibling: the child's parent is the caller's parent (CLONE_PARENT).

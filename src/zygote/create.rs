@@ -1,23 +1,27 @@
-//! Makes a container: S becomes its shim, H calls libcontainer and goes.
+//! Makes a container: S becomes its shim, H makes its world and becomes init.
 //!
 //! ```text
-//! zygote ─fork─▶ S: setsid, subreaper, sockets and pipes ─fork─▶ H: cgroup, mounts, libcontainer, answer, exit
-//!                └─ exec: the shim, parent of                     └─ (siblings) intermediate, init
+//! zygote ─fork─▶ S: setsid, subreaper, sockets and pipes ─fork─▶ H: cgroup, mounts, init: libcontainer, answer
+//!                └─ exec: the shim, parent of H
 //! ```
 //! S executes the shim without waiting for H: the shim learns init's pid over a pipe, or from its end that there is
 //! none. Only H enters the container's cgroup.
 
 use std::{
+    error::Error,
     fs::{self, File},
     io::{self, Read, Seek},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     rc::Rc,
 };
 
-use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
+use oci_spec::runtime::Spec;
 use rustix::{
-    fs::{CWD, Mode, OFlags, open, openat},
+    fs::{AtFlags, CWD, Mode, OFlags, open, openat, unlinkat},
     mount::{MountAttrFlags, MountPropagationFlags, mount_change},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
     pipe::{PipeFlags, pipe_with},
@@ -32,9 +36,10 @@ use super::{
     furnish::furnish,
     halt,
     home::{attach, file_system, move_to_host, place_for},
+    init::{Init, Ready, Streams, is_first_of_its_pids},
     protocol::{CgroupJoin, CreateWire, Incoming, NamespaceKind, Place, Reply, Stdio, namespace_number},
     server::{Context, c, fork_in, join_v1},
-    start::{NOTIFY_DIR, STARTED},
+    start::{NOTIFY, STARTED},
 };
 use crate::{
     model::Stopwatch,
@@ -61,10 +66,9 @@ pub(super) fn work(context: Context, request: CreateWire, fds: Incoming) -> ! {
 
 /// Removes what a failed create left in the container's folder.
 pub(super) fn sweep(dir: &Path) {
-    for name in [SHIM_SOCKET, CONSOLE_SOCKET, STARTED] {
+    for name in [SHIM_SOCKET, CONSOLE_SOCKET, NOTIFY, STARTED] {
         let _ = fs::remove_file(dir.join(name));
     }
-    let _ = fs::remove_dir_all(dir.join(NOTIFY_DIR));
 }
 
 fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<std::convert::Infallible> {
@@ -92,9 +96,12 @@ fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<
     let log = parts.log.take();
     let events = memory_events(&parts.cgroup).map_err(step("its memory.events"))?;
 
-    if let Side::Child = fork_in(&parts.cgroup)? {
+    let explain = |error: &dyn Error| Failure::said(Stage::Request, format!("{CONFIG}: {error}"));
+    let spec = Spec::load(request.dir.join(CONFIG)).map_err(|error| explain(&error))?;
+    let first_pid = is_first_of_its_pids(&spec).map_err(|error| explain(&*error))?;
+    if let Side::Child = fork_in(&parts.cgroup, first_pid)? {
         drop((ours, control, pid_read, dir, log, events));
-        help(context, request, parts, theirs, pid_write, &null)
+        help(context, request, spec, parts, theirs, pid_write, &null)
     }
     drop((parts, theirs, pid_write));
 
@@ -211,123 +218,110 @@ impl Ends {
         }
         Ok((theirs, ours))
     }
-}
 
-/// H: makes the container, tells everybody, exits.
-fn help(context: &Context, request: CreateWire, parts: Parts, stdio: Ends, pid_write: OwnedFd, null: &OwnedFd) -> ! {
-    let _ = set_name(c"inro-create");
-    let dir = request.dir.clone();
-    let mut clock = Stopwatch::since(context.arrived);
-    clock.lap("fork");
-    let close = vec![context.reply.as_raw_fd(), pid_write.as_raw_fd(), halt::SOCKET];
-    let made = build(&request, parts, stdio, null, close, &mut clock).and_then(|(init, refused)| {
-        let line = format!("{}\n", init.as_raw_nonzero());
-        if let Err(error) = rustix::io::write(&pid_write, line.as_bytes()) {
-            let _ = kill_process(init, Signal::KILL);
-            return Err(Failure::new(Stage::Shim, "tell it the first process", error));
-        }
-        Ok((init, refused))
-    });
-    match made {
-        Ok((init, oom_score_adj_refused)) => {
-            let init_pid = init.as_raw_nonzero().get().unsigned_abs();
-            context.answer(
-                &Reply::Created {
-                    init_pid,
-                    stages: clock.stages(),
-                    oom_score_adj_refused,
-                },
-                &[],
-            );
-            exit(0)
-        }
-        Err(failure) => {
-            sweep(&dir);
-            context.answer(&Reply::Failed(failure), &[]);
-            exit(1)
-        }
+    /// All three of the container's; `null` where there is nothing to read.
+    fn of_init(self, null: &OwnedFd) -> io::Result<[OwnedFd; 3]> {
+        let or_null = |fd: Option<OwnedFd>| fd.map_or_else(|| process::lift(null.try_clone()?), Ok);
+        Ok([or_null(self.input)?, or_null(self.output)?, or_null(self.error)?])
     }
 }
 
-fn build(
-    request: &CreateWire,
+/// H: makes the container's world and becomes its init, or tells why not. What is in the container's folder by then, the
+/// daemon removes.
+fn help(
+    context: &Context,
+    request: CreateWire,
+    spec: Spec,
     parts: Parts,
     stdio: Ends,
+    shim: OwnedFd,
     null: &OwnedFd,
-    close: Vec<i32>,
-    clock: &mut Stopwatch,
-) -> Result<(Pid, bool)> {
+) -> ! {
+    let _ = set_name(c"inro-create");
+    let mut clock = Stopwatch::since(context.arrived);
+    clock.lap("fork");
+    let attempt = || -> Result<Failure> {
+        let diary = Diary::open()?;
+        let mut parts = parts;
+        make_world(&request, &mut parts, &mut clock)?;
+        let ready = Ready {
+            reply: context.reply.clone(),
+            shim,
+            oom_score_adj_refused: lower_or_raise(request.oom_score_adj)?,
+            clock: clock.into(),
+            pid: 0.into(),
+        };
+        let init = Init {
+            id: request.id.to_string(),
+            spec,
+            dir: request.dir.clone(),
+            rootfs: request.place.rootfs(),
+            stdio: streams(&request, stdio, null)?,
+            last_step: last_step(request, parts, ready)?,
+        };
+        Ok(init.run(&diary))
+    };
+    let failure = attempt().unwrap_or_else(|failure| failure);
+    context.answer(&Reply::Failed(failure), &[]);
+    exit(1)
+}
+
+/// The cgroups, the pod's namespaces, and a mount namespace in which the root is complete but for what is init's.
+fn make_world(request: &CreateWire, parts: &mut Parts, clock: &mut Stopwatch) -> Result<()> {
     join_v1(&parts.cgroup)?;
-    drop(parts.cgroup);
     clock.lap("cgroup");
 
-    enter_namespaces(parts.namespaces)?;
+    enter_namespaces(std::mem::take(&mut parts.namespaces))?;
     unshare(UnshareFlags::NEWNS).map_err(|e| Failure::new(Stage::Mounts, "new mount namespace", e))?;
     let mut bundle = request.dir.as_path();
-    if let Some((socket, host)) = parts.halt {
+    if let Some((socket, host)) = parts.halt.take() {
         halt::hand_down(socket.as_fd()).map_err(|e| Failure::new(Stage::Sockets, "pass the halt's socket", e))?;
         move_to_host(host, &request.dir, request.place.path())
             .map_err(|e| Failure::new(Stage::Mounts, "move to the host's tree", e))?;
         bundle = request.place.path();
     }
-    stage_mounts(&request.place, parts.rootfs, parts.mounts)?;
+    stage_mounts(&request.place, &parts.rootfs, std::mem::take(&mut parts.mounts))?;
     if !request.place.is_small() {
         fs::copy(request.dir.join(CONFIG), bundle.join(CONFIG))
             .map_err(|e| Failure::new(Stage::Mounts, "put the spec into the bundle", e))?;
     }
-    furnish(request, &parts.files)?;
-    drop(parts.files);
+    furnish(request, &std::mem::take(&mut parts.files))?;
     clock.lap("mounts");
+    Ok(())
+}
 
-    let refused = lower_or_raise(request.oom_score_adj)?;
-    let seccomp = parts.seccomp.map(read_program).transpose()?;
-    let started = Rc::new(started_pipe(&request.dir)?);
-    let diary = Diary::open()?;
-
-    let step = LastStep {
+fn last_step(request: CreateWire, parts: Parts, ready: Ready) -> Result<LastStep> {
+    Ok(LastStep {
         capabilities: request.capabilities,
-        seccomp,
-        apparmor: request.apparmor.clone(),
-        close,
-        started,
+        seccomp: parts.seccomp.map(read_program).transpose()?,
+        apparmor: request.apparmor,
+        ready: Rc::new(ready),
+        started: Rc::new(started_pipe(&request.dir)?),
         cgroups: Rc::new(parts.cgroups),
-        hooks: request.start_hooks.clone(),
-        state: request.state.clone(),
-    };
-    let mut builder = ContainerBuilder::new(request.id.as_str().to_owned(), SyscallType::default())
-        .with_executor(step)
-        .with_root_path(request.dir.join(NOTIFY_DIR))
-        .map_err(|error| diary.explain(&error))?;
-    if request.stdio.terminal {
-        builder = builder.with_console_socket(Some(request.dir.join(CONSOLE_SOCKET)));
-    } else {
-        let input = match stdio.input {
-            Some(fd) => fd,
-            None => process::lift(
-                null.try_clone()
-                    .map_err(|e| Failure::new(Stage::Sockets, "/dev/null", e))?,
-            )
-            .map_err(|e| Failure::new(Stage::Sockets, "/dev/null", e))?,
-        };
-        builder = builder.with_stdin(input);
-        if let (Some(output), Some(error)) = (stdio.output, stdio.error) {
-            builder = builder.with_stdout(output).with_stderr(error);
-        }
+        hooks: request.start_hooks,
+        state: request.state,
+    })
+}
+
+/// Init's streams.
+fn streams(request: &CreateWire, stdio: Ends, null: &OwnedFd) -> Result<Streams> {
+    match request.stdio.terminal {
+        true => console(&request.dir)
+            .map(Streams::Console)
+            .map_err(|e| Failure::new(Stage::Sockets, CONSOLE_SOCKET, e)),
+        false => stdio
+            .of_init(null)
+            .map(Streams::Files)
+            .map_err(|e| Failure::new(Stage::Sockets, "/dev/null", e)),
     }
-    let container = builder
-        .as_init(bundle)
-        .with_systemd(false)
-        .with_detach(true)
-        .as_sibling(true)
-        .build()
-        .map_err(|error| diary.explain(&error))?;
-    clock.lap("build");
-    let _ = fs::remove_file(request.dir.join(CONSOLE_SOCKET));
-    let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw()));
-    Ok((
-        pid.ok_or_else(|| Failure::said(Stage::Build, "the container has no first process"))?,
-        refused,
-    ))
+}
+
+/// Connects to the shim, which passes the terminal on; nobody else may.
+fn console(dir: &Path) -> io::Result<OwnedFd> {
+    let folder = open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let socket = UnixStream::connect(format!("/proc/self/fd/{}/{CONSOLE_SOCKET}", folder.as_raw_fd()))?;
+    unlinkat(&folder, CONSOLE_SOCKET, AtFlags::empty())?;
+    process::lift(socket.into())
 }
 
 /// Enters those that init inherits from us; libcontainer finds the others, which need a fork, at their numbers.
@@ -349,7 +343,7 @@ fn enter_namespaces(namespaces: Vec<(i32, OwnedFd)>) -> Result<()> {
 }
 
 /// Attaches everything in a mount namespace of our own: the host's table does not change, and it ends with us.
-fn stage_mounts(place: &Place, rootfs: OwnedFd, mounts: Vec<OwnedFd>) -> Result<()> {
+fn stage_mounts(place: &Place, rootfs: &OwnedFd, mounts: Vec<OwnedFd>) -> Result<()> {
     let step = |what: String| move |error: io::Error| Failure::new(Stage::Mounts, what, error);
     let top = place.path();
     // Passable for the root of a user namespace, who is nobody here.
@@ -360,9 +354,13 @@ fn stage_mounts(place: &Place, rootfs: OwnedFd, mounts: Vec<OwnedFd>) -> Result<
         .into_iter()
         .enumerate()
         .map(|(index, fd)| (place.mount(index), fd));
-    for (path, fd) in std::iter::once((place.rootfs(), rootfs)).chain(mounts) {
-        let attached = place_for(&fd, &path).and_then(|()| attach(&fd, &path));
-        attached.map_err(step(path.display().to_string()))?;
+    let put = |path: &Path, fd: &OwnedFd| {
+        let attached = place_for(fd, path).and_then(|()| attach(fd, path));
+        attached.map_err(step(path.display().to_string()))
+    };
+    put(&place.rootfs(), rootfs)?;
+    for (path, fd) in mounts {
+        put(&path, &fd)?;
     }
     // libcontainer requires a parent that does not propagate; the pieces keep the propagation they came with.
     mount_change(top, MountPropagationFlags::PRIVATE).map_err(|e| step(top.display().to_string())(e.into()))

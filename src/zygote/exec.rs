@@ -146,7 +146,7 @@ fn launch(context: &Context, request: ExecWire, fds: Incoming) -> Result<(Pid, O
     let parts = Parts::collect(request, fds)?;
     let (ours, theirs) = fdpass::pair().map_err(|e| Failure::new(Stage::Fork, "a socket", e))?;
     let theirs = process::lift(theirs).map_err(|e| Failure::new(Stage::Fork, "a socket", e))?;
-    let helper = match fork_in(&parts.cgroup)? {
+    let helper = match fork_in(&parts.cgroup, false)? {
         Side::Parent(pid) => pid,
         Side::Child => {
             drop(ours);

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::PermissionsExt,
     },
     path::{Path, PathBuf},
@@ -23,7 +23,9 @@ use rustix::{
 use super::{
     confine::{change_profile, confine, own_proc},
     error::{Failure, Stage},
+    halt,
     home::{attach, file_system, place_for},
+    init::Ready,
     protocol::HookState,
     server::c,
 };
@@ -38,8 +40,8 @@ pub(super) struct LastStep {
     pub capabilities: CapabilitySets,
     pub seccomp: Option<Vec<u8>>,
     pub apparmor: Option<String>,
-    /// Closed as soon as init is ready: the ends that tell others that the helper lives.
-    pub close: Vec<RawFd>,
+    /// Told as soon as init has nothing left to do but to wait.
+    pub ready: Rc<Ready>,
     /// Closes at a successful exec; otherwise gets the failure first.
     pub started: Rc<File>,
     /// The container's folder in each hierarchy, to be seen below `/sys/fs/cgroup`; on v2 as `/sys/fs/cgroup` itself.
@@ -52,15 +54,15 @@ pub(super) struct LastStep {
 
 impl Executor for LastStep {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        for &number in &self.close {
-            process::close_numbers(number, number);
-        }
-        show_cgroups(&self.cgroups).map_err(|failure| ExecutorValidationError::ArgValidationError(carry(&failure)))?;
-        // Refused before the create is answered, not after the start.
-        process_of(spec)
-            .and_then(|process| find(&args_of(process)?[0], env_of(process)))
-            .map(drop)
-            .map_err(|failure| ExecutorValidationError::ArgValidationError(carry(&failure)))
+        process::close_numbers(halt::SOCKET, halt::SOCKET);
+        let attempt = || {
+            show_cgroups(&self.cgroups)?;
+            // Refused before the create is answered, not after the start.
+            let process = process_of(spec)?;
+            find(&args_of(process)?[0], env_of(process))?;
+            self.ready.tell()
+        };
+        attempt().map_err(|failure| ExecutorValidationError::ArgValidationError(carry(&failure)))
     }
 
     /// The environment goes to execve(2) as the spec has it.

@@ -1,7 +1,7 @@
 //! The zygote's own small mount namespace.
 //!
-//! libcontainer reads the mount table a dozen times for each container, so the host's (hundreds of mounts on a busy
-//! node) must not be in it; and an empty `/sys/fs/cgroup` keeps its cgroup code from doing anything.
+//! Each container begins as a copy of it, and libcontainer reads its table: the host's hundreds of mounts on a busy node
+//! must not be in it.
 
 use std::{
     fs::{DirBuilder, Permissions, create_dir_all, set_permissions, write},
@@ -52,9 +52,6 @@ pub(super) fn move_in(state_dir: &Path) -> io::Result<()> {
         &file_system("sysfs", &[], nosuid | MountAttrFlags::MOUNT_ATTR_NODEV)?,
         "sys",
     )?;
-    let no_cgroups = file_system("tmpfs", &[("mode", "0555"), ("size", "4k")], nosuid)?;
-    set_readonly(no_cgroups.as_fd(), false)?;
-    attach(&no_cgroups, "sys/fs/cgroup")?;
     attach(
         &file_system("tmpfs", &[("mode", "0755"), ("size", "64k")], nosuid)?,
         "dev",
@@ -88,7 +85,7 @@ pub(super) fn move_in(state_dir: &Path) -> io::Result<()> {
 
 /// Leaves the small world for the host's tree, which comes detached: for a container whose devices bring programs of the
 /// host. In it the run folder is covered, passable for everybody, with nothing in it but the container's folder `dir` and
-/// the empty `place`; and no cgroup is mounted, for the reason above. The calling process has a mount namespace of its own.
+/// the empty `place`. The calling process has a mount namespace of its own.
 pub(super) fn move_to_host(host: OwnedFd, dir: &Path, place: &Path) -> io::Result<()> {
     let folder = open_tree(
         CWD,
@@ -103,7 +100,6 @@ pub(super) fn move_to_host(host: OwnedFd, dir: &Path, place: &Path) -> io::Resul
     unmount(".", UnmountFlags::DETACH)?;
     chdir("/")?;
     drop(host);
-    take_cgroups_away()?;
 
     let state = place.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let cover = file_system("tmpfs", &[("mode", "0711"), ("size", "64k")], MountAttrFlags::empty())?;
@@ -112,25 +108,6 @@ pub(super) fn move_to_host(host: OwnedFd, dir: &Path, place: &Path) -> io::Resul
         DirBuilder::new().recursive(true).mode(0o711).create(new)?;
     }
     attach(&folder, dir)
-}
-
-/// Unmounts every cgroup hierarchy, wherever it is, and leaves an empty folder where libcgroups looks.
-fn take_cgroups_away() -> io::Result<()> {
-    let table = std::fs::read_to_string("/proc/self/mounts")?;
-    // The last mount first: one may lie on another.
-    for line in table.lines().rev() {
-        let mut words = line.split(' ');
-        if let (Some(place), Some("cgroup" | "cgroup2")) = (words.nth(1), words.next()) {
-            // One below another that went is gone with it.
-            let _ = unmount(place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-        }
-    }
-    let no_cgroups = file_system("tmpfs", &[("mode", "0555"), ("size", "4k")], MountAttrFlags::empty())?;
-    set_readonly(no_cgroups.as_fd(), false)?;
-    match attach(&no_cgroups, "/sys/fs/cgroup") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// A new, detached file system. An option without a value is a flag.

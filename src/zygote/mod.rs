@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! daemon ── client.rs ──SEQPACKET + SCM_RIGHTS──▶ server.rs (zygote: own small mount namespace, dies on EOF)
-//!                                                    ├─ create.rs      S ─▶ the shim, H ─▶ libcontainer ─▶ init
+//!                                                    ├─ create.rs      S ─▶ the shim, H ─▶ init
+//!                                                    │    ├─ init.rs   libcontainer's init, forked by H
 //!                                                    │    └─ halt.rs   init's stop for the hooks of devices
 //!                                                    ├─ exec.rs        S' = parent of one exec'd process
 //!                                                    ├─ namespaces.rs  a pod's net, ipc and uts
@@ -24,6 +25,7 @@ mod furnish;
 mod halt;
 mod hold;
 mod home;
+mod init;
 mod killing;
 mod namespaces;
 mod pod_init;

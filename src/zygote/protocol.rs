@@ -73,7 +73,7 @@ pub struct Stdio {
 #[derive(Debug)]
 pub struct CreateRequest {
     pub id: ContainerId,
-    /// The container's folder in the run folder; sockets and libcontainer's state (`lc/`) are made in it.
+    /// The container's folder in the run folder; sockets are made in it.
     pub dir: PathBuf,
     /// Detached mount of the root file system.
     pub rootfs: OwnedFd,
@@ -268,7 +268,7 @@ pub fn namespace_path(kind: NamespaceKind) -> PathBuf {
     format!("/proc/self/fd/{}", namespace_number(kind)).into()
 }
 
-/// The descriptor a namespace has in the process that calls libcontainer.
+/// The descriptor a namespace has in the process that forks init.
 pub(super) fn namespace_number(kind: NamespaceKind) -> i32 {
     match kind {
         NamespaceKind::Net => 100,

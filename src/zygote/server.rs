@@ -6,6 +6,7 @@ use std::{
     io::{self, Write},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
+    rc::Rc,
     time::Instant,
 };
 
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::sys::{
     capset,
-    fork::{self, Side, exit, fork},
+    fork::{self, Birth, Side, exit, fork},
     process,
 };
 
@@ -33,7 +34,7 @@ pub(super) struct Context {
     /// When the request arrived.
     pub arrived: Instant,
     /// Where to answer.
-    pub reply: OwnedFd,
+    pub reply: Rc<OwnedFd>,
 }
 
 /// The hidden subcommand `zygote <state folder>`: never returns. The socket to the daemon is standard input.
@@ -97,6 +98,7 @@ fn serve(socket: OwnedFd, shim: OwnedFd) -> ! {
             Ok(Side::Parent(_)) => {}
             Ok(Side::Child) => {
                 drop(socket);
+                let reply = Rc::new(reply);
                 let context = Context { shim, arrived, reply };
                 context.answer(&Reply::TakenUp, &[]);
                 match request {
@@ -146,12 +148,12 @@ pub(super) fn join_v1(cgroup: &super::CgroupJoin) -> Result<(), super::Failure> 
     Ok(())
 }
 
-/// Forks a process that is in the cgroup: on v2 from its first instruction, on v1 as its first act.
-pub(super) fn fork_in(cgroup: &super::CgroupJoin) -> Result<Side, super::Failure> {
-    match cgroup {
-        super::CgroupJoin::V1(_) => fork().map_err(|e| super::Failure::new(super::Stage::Fork, "a helper", e)),
-        super::CgroupJoin::V2(dir) | super::CgroupJoin::V2Held { dir, .. } => {
-            fork::fork_into(dir.as_fd()).map_err(|e| super::Failure::new(super::Stage::Cgroup, "clone into it", e))
-        }
-    }
+/// Forks a process that is in the cgroup: on v2 from its first instruction, on v1 as its first act; and the first one of a
+/// new pid namespace if wanted.
+pub(super) fn fork_in(cgroup: &super::CgroupJoin, first_pid: bool) -> Result<Side, super::Failure> {
+    let (cgroup, stage) = match cgroup {
+        super::CgroupJoin::V1(_) => (None, super::Stage::Fork),
+        super::CgroupJoin::V2(dir) | super::CgroupJoin::V2Held { dir, .. } => (Some(dir.as_fd()), super::Stage::Cgroup),
+    };
+    fork::fork_as(Birth { first_pid, cgroup }).map_err(|e| super::Failure::new(stage, "fork a helper", e))
 }

@@ -13,7 +13,6 @@ use rustix::{
 };
 
 use super::error::{Failure, ZygoteError};
-use crate::model::ContainerId;
 
 /// Starts the container created in `dir`: returns when its program has been executed, or failed to be. Blocks, and for
 /// as long as its hooks may take when it has some that run first.
@@ -21,7 +20,7 @@ use crate::model::ContainerId;
 /// # Errors
 /// [`ZygoteError::NotWaiting`] when it was started before or died since; [`ZygoteError::Failed`] when the program
 /// could not be executed: the process then ends with code 126 or 127.
-pub fn start(dir: &Path, id: &ContainerId, hooks: Duration) -> Result<(), ZygoteError> {
+pub fn start(dir: &Path, hooks: Duration) -> Result<(), ZygoteError> {
     let step = |step: &'static str| move |source: io::Error| ZygoteError::Start { step, source };
     let outcome = open(
         dir.join(STARTED),
@@ -33,14 +32,9 @@ pub fn start(dir: &Path, id: &ContainerId, hooks: Duration) -> Result<(), Zygote
         error => step("open the fifo of its outcome")(error.into()),
     })?;
     // By way of a descriptor: the path may be longer than a socket address.
-    let folder = dir.join(NOTIFY_DIR).join(id.as_str());
-    let folder = open(
-        folder,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| step("open libcontainer's folder")(e.into()))?;
-    let mut socket = match UnixStream::connect(format!("/proc/self/fd/{}/notify.sock", folder.as_raw_fd())) {
+    let folder = open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| step("open its folder")(e.into()))?;
+    let mut socket = match UnixStream::connect(format!("/proc/self/fd/{}/{NOTIFY}", folder.as_raw_fd())) {
         Ok(socket) => socket,
         Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
             return Err(ZygoteError::NotWaiting);
@@ -83,8 +77,8 @@ pub fn start(dir: &Path, id: &ContainerId, hooks: Duration) -> Result<(), Zygote
     Err(ZygoteError::Failed(failure))
 }
 
-/// libcontainer's state, in the container's folder.
-pub(super) const NOTIFY_DIR: &str = "lc";
+/// Where init waits, in the container's folder.
+pub(super) const NOTIFY: &str = libcontainer::notify_socket::NOTIFY_FILE;
 /// Open for writing in init until its program was executed.
 pub(super) const STARTED: &str = "started.fifo";
 

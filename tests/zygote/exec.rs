@@ -54,13 +54,22 @@ fn exec_into_a_user_namespace_is_not_root_of_the_node() {
     let Some(ground) = Ground::new() else { return };
     block(async {
         let mut c = Box_::new(&ground, &["sleep", "1000"]);
+        let range = IdRange {
+            host: 100_000,
+            size: 65536,
+        };
+        let request = NamespacesRequest {
+            user: Some(UserNamespace {
+                uids: range,
+                gids: range,
+            }),
+            ..NamespacesRequest::default()
+        };
+        c.namespaces.user = ground.zygote.namespaces(request).await.unwrap().user;
         c.spec["linux"]["namespaces"]
             .as_array_mut()
             .unwrap()
-            .push(json!({"type": "user"}));
-        for key in ["uidMappings", "gidMappings"] {
-            c.spec["linux"][key] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
-        }
+            .push(json!({"type": "user", "path": namespace_path(NamespaceKind::User)}));
         let init = c.create(&ground).await.unwrap().init_pid;
         c.start().unwrap();
         let script = "cat /proc/self/uid_map; id -u; cat /proc/self/status";

@@ -220,7 +220,7 @@ impl Box_ {
     }
 
     fn start(&self) -> Result<(), ZygoteError> {
-        start(&self.dir, &self.id, Duration::ZERO)
+        start(&self.dir, Duration::ZERO)
     }
 
     /// Creates, starts, waits for the exit record; the log.

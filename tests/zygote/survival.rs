@@ -62,7 +62,7 @@ fn a_killed_helper_is_noticed_and_killing_the_cgroup_ends_the_rest() {
                 Ok(_) => {}
                 Err(ZygoteError::Lost | ZygoteError::Failed(_)) => {
                     lost += 1;
-                    assert!(!c.dir.join("shim.sock").exists() && !c.dir.join("lc").exists());
+                    assert!(!c.dir.join("shim.sock").exists() && !c.dir.join("notify.sock").exists());
                 }
                 Err(other) => panic!("{other:?}"),
             }
@@ -97,7 +97,7 @@ fn nothing_of_ours_lingers_in_the_zygote() {
         }
         let proc = PathBuf::from(format!("/proc/{}", ground.zygote.pid()));
         let mounts = fs::read_to_string(proc.join("mountinfo")).unwrap();
-        assert_eq!(mounts.lines().count(), 6, "{mounts}");
+        assert_eq!(mounts.lines().count(), 5, "{mounts}");
         assert!(mounts.contains(ground.state.to_str().unwrap()), "{mounts}");
         let fds = fs::read_dir(proc.join("fd")).unwrap().count();
         assert_eq!(fds, 5, "three standard ones, the socket, the shim");
