@@ -1,5 +1,5 @@
 //! How long a pod and a container take to start and to go, against a real private daemon, with `crun run` and
-//! `runc run` of the same root beside it in alternating rounds.
+//! `runc run` of the same root, and the kernel's floor (`floor.c`), beside it in alternating rounds.
 //!
 //! ```text
 //! cargo bench --bench start                  # 200 rounds; ROUNDS=50 for fewer, MOUNTS=500 for a busy host
@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     env, fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Seek, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -20,6 +20,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use hyper_util::rt::TokioIo;
+use inro::{
+    lockdown::{capabilities, seccomp},
+    model::{CapabilityChanges, GroupsPolicy, NamespaceMode, Namespaces, Profile, Security},
+};
 use inro_proto as v1;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
@@ -66,6 +70,7 @@ fn main() -> Result<()> {
         .into_iter()
         .filter_map(|name| Peer::start(name, &run.0).transpose());
     let mut peers: Vec<Peer> = peers.collect::<Result<_>>()?;
+    peers.push(Peer::floor(&run.0)?);
     let runtime = tokio::runtime::Runtime::new()?;
     let mut table = Table::default();
     {
@@ -81,8 +86,8 @@ fn main() -> Result<()> {
             for peer in &mut peers {
                 thread::sleep(PAUSE);
                 let (first, whole) = peer.run(round)?;
-                table.add(&format!("{} run: first instruction", peer.name), first);
-                table.add(&format!("{} run: whole", peer.name), whole);
+                table.add(&format!("{}: first instruction", peer.name), first);
+                table.add(&format!("{}: whole", peer.name), whole);
             }
         }
         runtime.block_on(node.memory(rounds, &mut table))?;
@@ -489,21 +494,46 @@ impl Peer {
         ensure!(copied.success(), "no bundle: run tests/run");
         fs::write(bundle.join("config.json"), peer_spec().to_string())?;
         let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
-        let mut child = Command::new("unshare")
+        let mut command = Command::new("unshare");
+        command
             .args(["-m", "sh", "-c", script, "peer"])
             .arg(env::current_exe()?)
-            .args([Path::new("peer"), Path::new(name), &bundle])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+            .args([Path::new("peer"), Path::new(name), &bundle]);
+        Ok(Some(Peer::spawn(name, &mut command)?))
+    }
+
+    /// What no runtime can be faster than, with the daemon's own filter.
+    fn floor(dir: &Path) -> Result<Peer> {
+        let folder = dir.join("floor");
+        fs::create_dir(&folder)?;
+        let (program, filter) = (folder.join("floor"), folder.join("filter"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/floor.c");
+        let built = Command::new("gcc")
+            .args(["-O2", "-static", "-o"])
+            .args([&program, &source])
+            .status();
+        ensure!(built.context("gcc")?.success(), "{} does not build", source.display());
+        let security = security();
+        let compiled = seccomp::compile(&security, &capabilities::resolve(&security)?)?;
+        let mut memfd = fs::File::from(compiled.context("a filter")?.to_memfd()?);
+        memfd.rewind()?;
+        std::io::copy(&mut memfd, &mut fs::File::create(&filter)?)?;
+        let layer = target().join("test-images/bundle/rootfs");
+        let mut command = Command::new(program);
+        command.args([&layer, &folder]).arg(CGROUP).arg(filter);
+        Peer::spawn("floor", &mut command)
+    }
+
+    fn spawn(name: &'static str, command: &mut Command) -> Result<Peer> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let ask = child.stdin.take().context("stdin")?;
         let answer = BufReader::new(child.stdout.take().context("stdout")?);
-        Ok(Some(Peer {
+        Ok(Peer {
             name,
             child,
             ask,
             answer,
-        }))
+        })
     }
 
     /// Time to the workload's first instruction, and to the end of the whole command.
@@ -523,6 +553,30 @@ impl Drop for Peer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The probe's, for the filter.
+fn security() -> Security {
+    Security {
+        privileged: false,
+        run_as: None,
+        run_as_group: None,
+        supplemental_groups: Vec::new(),
+        groups_policy: GroupsPolicy::Merge,
+        capabilities: CapabilityChanges::default(),
+        no_new_privs: false,
+        readonly_rootfs: false,
+        seccomp: Profile::RuntimeDefault,
+        apparmor: None,
+        masked_paths: Vec::new(),
+        readonly_paths: Vec::new(),
+        namespaces: Namespaces {
+            user: None,
+            network: NamespaceMode::Node,
+            pid: NamespaceMode::Container,
+            ipc: NamespaceMode::Pod,
+        },
     }
 }
 
