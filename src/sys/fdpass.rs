@@ -8,7 +8,7 @@ use std::{
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 use tokio::io::unix::AsyncFd;
 
@@ -50,7 +50,7 @@ pub fn send(socket: BorrowedFd<'_>, body: &[u8], fds: &[BorrowedFd<'_>]) -> io::
 /// # Errors
 /// `InvalidData` when the datagram or its descriptors did not fit.
 pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let mut body = vec![0; limit];
+    let mut body = vec![0; size(socket)?.clamp(1, limit)];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
@@ -80,6 +80,18 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> io::Result<Option<(Vec<u
     }
     body.truncate(message.bytes);
     Ok(Some((body, fds)))
+}
+
+/// Bytes of the next datagram, which stays where it is.
+fn size(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    loop {
+        match recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::TRUNC) {
+            Ok((_, size)) => return Ok(size),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CONNRESET) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The kernel's `SCM_MAX_FD`.

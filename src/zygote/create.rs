@@ -97,7 +97,9 @@ fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<
     let events = memory_events(&parts.cgroup).map_err(step("its memory.events"))?;
 
     let explain = |error: &dyn Error| Failure::said(Stage::Request, format!("{CONFIG}: {error}"));
-    let spec = Spec::load(request.dir.join(CONFIG)).map_err(|error| explain(&error))?;
+    // Not by `Spec::load`, which reads byte by byte.
+    let text = fs::read(request.dir.join(CONFIG)).map_err(|error| explain(&error))?;
+    let spec: Spec = serde_json::from_slice(&text).map_err(|error| explain(&error))?;
     let first_pid = is_first_of_its_pids(&spec).map_err(|error| explain(&*error))?;
     if let Side::Child = fork_in(&parts.cgroup, first_pid)? {
         drop((ours, control, pid_read, dir, log, events));

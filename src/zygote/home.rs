@@ -13,6 +13,7 @@ use std::{
     path::Path,
 };
 
+use pathrs::procfs::ProcfsHandle;
 use rustix::{
     fs::{CWD, FileType, Mode, makedev, mknodat},
     mount::{
@@ -80,7 +81,11 @@ pub(super) fn move_in(state_dir: &Path) -> io::Result<()> {
         chroot(".")?;
     }
     chdir("/")?;
-    set_readonly(root.as_fd(), false)
+    set_readonly(root.as_fd(), false)?;
+    // libcontainer looks through a /proc of its own, which is made once in a process and its children: here, not in each
+    // container. One that cannot be made now is told of when it is needed.
+    let _ = ProcfsHandle::new();
+    Ok(())
 }
 
 /// Leaves the small world for the host's tree, which comes detached: for a container whose devices bring programs of the

@@ -452,20 +452,38 @@ pub(super) fn send<T: Serialize>(socket: BorrowedFd<'_>, value: &T, fds: &[Borro
 
 /// Receives one value; `None` at the end of the conversation.
 pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Incoming)>> {
-    let Some((mut body, mut fds)) = fdpass::receive(socket, INLINE)? else {
-        return Ok(None);
-    };
-    if body == IN_MEMFD {
-        let memfd = fds.pop().ok_or(io::ErrorKind::InvalidData)?;
-        let mut file = std::fs::File::from(memfd);
-        io::Seek::rewind(&mut file)?;
-        body.clear();
-        file.read_to_end(&mut body)?;
+    Sealed::receive(socket)?.map(Sealed::open).transpose()
+}
+
+/// A value as it came: whoever is to work on it opens it.
+pub(super) struct Sealed {
+    body: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Sealed {
+    /// Receives one; `None` at the end of the conversation.
+    pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        let received = fdpass::receive(socket, INLINE)?;
+        Ok(received.map(|(body, fds)| Self { body, fds }))
     }
-    Ok(Some((
-        serde_json::from_slice(&body)?,
-        Incoming(fds.into_iter().map(Some).collect()),
-    )))
+
+    /// Takes the first descriptor out.
+    pub fn first(&mut self) -> Option<OwnedFd> {
+        (!self.fds.is_empty()).then(|| self.fds.remove(0))
+    }
+
+    pub fn open<T: DeserializeOwned>(mut self) -> io::Result<(T, Incoming)> {
+        if self.body == IN_MEMFD {
+            let memfd = self.fds.pop().ok_or(io::ErrorKind::InvalidData)?;
+            let mut file = std::fs::File::from(memfd);
+            io::Seek::rewind(&mut file)?;
+            self.body.clear();
+            file.read_to_end(&mut self.body)?;
+        }
+        let fds = self.fds.into_iter().map(Some).collect();
+        Ok((serde_json::from_slice(&self.body)?, Incoming(fds)))
+    }
 }
 
 /// Well below the default socket buffer.

@@ -19,7 +19,7 @@ use rustix::{
 
 use super::{
     create, exec, hold, home, namespaces, pod_init,
-    protocol::{Incoming, Reply, Request, receive, send},
+    protocol::{Reply, Request, Sealed, send},
 };
 use crate::sys::{
     capset,
@@ -80,40 +80,51 @@ fn set_up(state_dir: &std::path::Path, shim: &[u8]) -> io::Result<(OwnedFd, Owne
     Ok((socket, sealed(shim)?))
 }
 
+/// Requests are opened by the children: each page that the zygote writes is copied at the next fork.
 fn serve(socket: OwnedFd, shim: OwnedFd) -> ! {
     loop {
-        let (request, mut fds): (Request, Incoming) = match receive(socket.as_fd()) {
-            Ok(Some(message)) => message,
+        let mut request = match Sealed::receive(socket.as_fd()) {
+            Ok(Some(request)) => request,
             Ok(None) => exit(0),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                eprintln!("inro: zygote: unreadable request");
+                eprintln!("inro: zygote: a request that does not fit");
                 continue;
             }
             Err(_) => exit(1),
         };
         let arrived = Instant::now();
-        let Ok(reply) = fds.take(0) else { continue };
-        fds.0.remove(0);
+        let Some(reply) = request.first() else { continue };
         match fork() {
             Ok(Side::Parent(_)) => {}
             Ok(Side::Child) => {
                 drop(socket);
                 let reply = Rc::new(reply);
-                let context = Context { shim, arrived, reply };
-                context.answer(&Reply::TakenUp, &[]);
-                match request {
-                    Request::Namespaces(request) => namespaces::work(context, request),
-                    Request::PodInit { cgroup, joined } => pod_init::work(context, &cgroup, &joined, fds),
-                    Request::Create(request) => create::work(context, request, fds),
-                    Request::Exec(request) => exec::work(context, request, fds),
-                    Request::Hold => hold::work(context),
-                }
+                work(Context { shim, arrived, reply }, request)
             }
             Err(error) => {
                 let failure = super::Failure::new(super::Stage::Fork, "a worker", error);
                 let _ = send(reply.as_fd(), &Reply::Failed(failure), &[]);
             }
         }
+    }
+}
+
+fn work(context: Context, request: Sealed) -> ! {
+    context.answer(&Reply::TakenUp, &[]);
+    let (request, fds) = match request.open() {
+        Ok(opened) => opened,
+        Err(error) => {
+            let failure = super::Failure::new(super::Stage::Request, "read it", error);
+            context.answer(&Reply::Failed(failure), &[]);
+            exit(1)
+        }
+    };
+    match request {
+        Request::Namespaces(request) => namespaces::work(context, request),
+        Request::PodInit { cgroup, joined } => pod_init::work(context, &cgroup, &joined, fds),
+        Request::Create(request) => create::work(context, request, fds),
+        Request::Exec(request) => exec::work(context, request, fds),
+        Request::Hold => hold::work(context),
     }
 }
 

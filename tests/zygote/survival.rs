@@ -100,7 +100,7 @@ fn nothing_of_ours_lingers_in_the_zygote() {
         assert_eq!(mounts.lines().count(), 5, "{mounts}");
         assert!(mounts.contains(ground.state.to_str().unwrap()), "{mounts}");
         let fds = fs::read_dir(proc.join("fd")).unwrap().count();
-        assert_eq!(fds, 5, "three standard ones, the socket, the shim");
+        assert_eq!(fds, 6, "three standard ones, the socket, the shim, libcontainer's /proc");
         let status = fs::read_to_string(proc.join("status")).unwrap();
         assert!(
             status.contains("Threads:\t1") && status.contains("Umask:\t0000"),
