@@ -105,7 +105,7 @@ impl Init {
             Streams::Console(socket) => console = Some(socket.into_raw_fd()),
         }
         let [stdin, stdout, stderr] = files;
-        // Hooks are told it; ours are not listening, but there are none without it.
+        // libcontainer runs no hook without one; what hooks are told is the daemon's.
         let state = State::new(&self.id, ContainerStatus::Creating, None, self.dir.clone());
         Ok(ContainerArgs {
             container_type: ContainerType::InitContainer,

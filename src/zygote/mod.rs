@@ -3,7 +3,7 @@
 //! ```text
 //! daemon ── client.rs ──SEQPACKET + SCM_RIGHTS──▶ server.rs (zygote: own small mount namespace, dies on EOF)
 //!                                                    ├─ create.rs      S ─▶ the shim, H ─▶ init
-//!                                                    │    ├─ init.rs   libcontainer's init, forked by H
+//!                                                    │    ├─ init.rs   H becomes libcontainer's init
 //!                                                    │    └─ halt.rs   init's stop for the hooks of devices
 //!                                                    ├─ exec.rs        S' = parent of one exec'd process
 //!                                                    ├─ namespaces.rs  a pod's net, ipc and uts
@@ -12,7 +12,8 @@
 //! daemon ── start.rs ──▶ init's notify socket
 //! ```
 //! Every request carries a reply socket of its own, so that whoever does the work answers the daemon directly and a
-//! dead worker is an end of file. The zygote itself only receives and forks; nothing it does can block.
+//! dead worker is an end of file. The zygote itself only forks: one worker waits for the next request, and the zygote waits for
+//! that one to have it.
 
 mod client;
 mod confine;

@@ -268,7 +268,7 @@ pub fn namespace_path(kind: NamespaceKind) -> PathBuf {
     format!("/proc/self/fd/{}", namespace_number(kind)).into()
 }
 
-/// The descriptor a namespace has in the process that forks init.
+/// The descriptor a namespace has in H.
 pub(super) fn namespace_number(kind: NamespaceKind) -> i32 {
     match kind {
         NamespaceKind::Net => 100,
