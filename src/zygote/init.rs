@@ -9,6 +9,7 @@ use std::{
     cell::{Cell, RefCell},
     error::Error,
     fs, io,
+    mem::ManuallyDrop,
     os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd},
     path::PathBuf,
     rc::Rc,
@@ -81,7 +82,8 @@ impl Init {
         let namespaces = namespaces_of(&self.spec)?;
         let first = is_first(&namespaces)?;
         let ready = self.last_step.ready.clone();
-        let arguments = self.arguments()?;
+        // Not dropped when init fails: the last step closes some of its descriptors by number.
+        let arguments = ManuallyDrop::new(self.arguments()?);
         // After everything that needs a path: the root of a pod's own users may not even look into the container's folder.
         if !first {
             enter_by_forking(&namespaces)?;

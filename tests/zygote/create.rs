@@ -186,3 +186,24 @@ fn a_terminal_container_connects_to_the_console_listener() {
         assert!(!c.dir.join("console.sock").exists());
     });
 }
+
+#[test]
+fn a_failure_of_the_last_step_is_told() {
+    let Some(ground) = Ground::new() else { return };
+    block(async {
+        let mut c = Box_::new(&ground, &["/no/such/program"]);
+        // What the last step attaches, it closes.
+        let mut request = c.request(&ground);
+        request.base = vec![BaseMount {
+            kind: "sysfs".into(),
+            place: "/sys".into(),
+            options: Vec::new(),
+            attributes: 0,
+        }];
+        request.cgroups = vec![("pids".into(), tree(&cgroup("pids", &c.id)))];
+        let Err(ZygoteError::Failed(failure)) = ground.zygote.create(request).await else {
+            panic!("not told")
+        };
+        assert!(failure.message.contains("/no/such/program"), "{failure}");
+    });
+}

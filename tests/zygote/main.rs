@@ -22,7 +22,7 @@ use std::{
 };
 
 use inro::{
-    model::{CapabilitySets, ContainerId, IdRange, UserNamespace},
+    model::{BaseMount, CapabilitySets, ContainerId, IdRange, UserNamespace},
     zygote::{
         CgroupJoin, CreateRequest, Created, Exec, ExecProcess, ExecRequest, ExecStdio, Launch, NamespaceFds,
         NamespaceKind, NamespacesRequest, Place, PodInitRequest, Stage, Stdio, Zygote, ZygoteError, namespace_path,
