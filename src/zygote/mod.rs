@@ -12,8 +12,7 @@
 //! daemon ── start.rs ──▶ init's notify socket
 //! ```
 //! Every request carries a reply socket of its own, so that whoever does the work answers the daemon directly and a
-//! dead worker is an end of file. The zygote itself only forks: one worker waits for the next request, and the zygote waits for
-//! that one to have it.
+//! dead worker is an end of file. The zygote itself only receives and forks; nothing it does can block.
 
 mod client;
 mod confine;

@@ -1,4 +1,4 @@
-//! The zygote process itself: fork a worker, who waits for a request; when it has one, fork the next.
+//! The zygote process itself: receive, fork, again. It never waits for anything but its socket.
 
 use std::{
     ffi::CString,
@@ -12,10 +12,7 @@ use std::{
 
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, open},
-    pipe::{PipeFlags, pipe_with},
-    process::{
-        DumpableBehavior, Signal, set_child_subreaper, set_dumpable_behavior, set_parent_process_death_signal, umask,
-    },
+    process::{DumpableBehavior, set_child_subreaper, set_dumpable_behavior, umask},
     stdio::{dup2_stdin, dup2_stdout},
     thread::{set_name, set_thread_groups},
 };
@@ -83,70 +80,33 @@ fn set_up(state_dir: &std::path::Path, shim: &[u8]) -> io::Result<(OwnedFd, Owne
     Ok((socket, sealed(shim)?))
 }
 
-/// Keeps one worker ahead, who waits for the next request: no request waits for a fork, except in a burst.
+/// Requests are opened by the children: each page that the zygote writes is copied at the next fork.
 fn serve(socket: OwnedFd, shim: OwnedFd) -> ! {
     loop {
-        let forked = pipe_with(PipeFlags::CLOEXEC)
-            .map_err(io::Error::from)
-            .and_then(|(heard, voice)| {
-                Ok(match fork()? {
-                    Side::Child => Err(voice),
-                    Side::Parent(_) => Ok(heard),
-                })
-            });
-        match forked {
-            Ok(Err(voice)) => await_request(socket, shim, voice),
-            // One that died without a word was killed: another one takes its place.
-            Ok(Ok(heard)) => {
-                let mut word = [0];
-                if matches!(rustix::io::read(&heard, &mut word), Ok(1)) && word == GONE {
-                    exit(0)
-                }
-            }
-            Err(error) => refuse(&socket, error),
-        }
-    }
-}
-
-/// A worker, before it has something to do. It opens the request too: each page that the zygote writes is copied again
-/// at the next fork.
-fn await_request(socket: OwnedFd, shim: OwnedFd, voice: OwnedFd) -> ! {
-    // Only as long as it does not work: a container's shim outlives the zygote.
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    let request = receive_request(&socket);
-    let arrived = Instant::now();
-    let _ = rustix::io::write(&voice, if request.is_some() { &TAKEN } else { &GONE });
-    let Some((request, reply)) = request else { exit(0) };
-    let _ = set_parent_process_death_signal(None);
-    drop((socket, voice));
-    let reply = Rc::new(reply);
-    work(Context { shim, arrived, reply }, request)
-}
-
-/// The next request and where to answer it; `None` when there is nobody to ask any more.
-fn receive_request(socket: &OwnedFd) -> Option<(Sealed, OwnedFd)> {
-    loop {
-        match Sealed::receive(socket.as_fd()) {
-            Ok(Some(mut request)) => {
-                if let Some(reply) = request.first() {
-                    return Some((request, reply));
-                }
-            }
+        let mut request = match Sealed::receive(socket.as_fd()) {
+            Ok(Some(request)) => request,
+            Ok(None) => exit(0),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 eprintln!("inro: zygote: a request that does not fit");
+                continue;
             }
-            Ok(None) | Err(_) => return None,
+            Err(_) => exit(1),
+        };
+        let arrived = Instant::now();
+        let Some(reply) = request.first() else { continue };
+        match fork() {
+            Ok(Side::Parent(_)) => {}
+            Ok(Side::Child) => {
+                drop(socket);
+                let reply = Rc::new(reply);
+                work(Context { shim, arrived, reply }, request)
+            }
+            Err(error) => {
+                let failure = super::Failure::new(super::Stage::Fork, "a worker", error);
+                let _ = send(reply.as_fd(), &Reply::Failed(failure), &[]);
+            }
         }
     }
-}
-
-/// Answers the next request without a worker.
-fn refuse(socket: &OwnedFd, error: io::Error) {
-    let Some((_, reply)) = receive_request(socket) else {
-        exit(0)
-    };
-    let failure = super::Failure::new(super::Stage::Fork, "a worker", error);
-    let _ = send(reply.as_fd(), &Reply::Failed(failure), &[]);
 }
 
 fn work(context: Context, request: Sealed) -> ! {
@@ -208,7 +168,3 @@ pub(super) fn fork_in(cgroup: &super::CgroupJoin, first_pid: bool) -> Result<Sid
     };
     fork::fork_as(Birth { first_pid, cgroup }).map_err(|e| super::Failure::new(stage, "fork a helper", e))
 }
-
-/// What a worker tells the zygote: that it has a request, or that there will be none.
-const TAKEN: [u8; 1] = *b"t";
-const GONE: [u8; 1] = *b"g";
