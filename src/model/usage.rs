@@ -151,8 +151,8 @@ pub struct Details {
     pub most_used_bytes: u64,
     /// How often the limit was hit.
     pub limit_hits: u64,
-    /// How often `memory.high` was exceeded; only v2 has it.
-    pub high_hits: Option<u64>,
+    /// How often `memory.high` was exceeded; v1 has none.
+    pub high_hits: u64,
     /// The cgroup's own. 0: none.
     pub memory_limit_bytes: u64,
     /// 0: none.

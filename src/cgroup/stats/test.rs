@@ -118,7 +118,7 @@ fn v2_details_are_read() {
         (details.most_used_bytes, details.limit_hits, details.oom_kills),
         (70_012_928, 3, 1)
     );
-    assert_eq!(details.high_hits, Some(7));
+    assert_eq!(details.high_hits, 7);
     assert_eq!(
         (details.threads, details.threads_limit, details.swap_limit_bytes),
         (5, 0, 0)

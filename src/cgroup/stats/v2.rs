@@ -74,7 +74,7 @@ pub fn details(folder: &Folder) -> Details {
         // Linux 5.19.
         most_used_bytes: value("memory.peak"),
         limit_hits: field(&events, "max").unwrap_or(0),
-        high_hits: field(&events, "high"),
+        high_hits: field(&events, "high").unwrap_or(0),
         memory_limit_bytes: value("memory.max"),
         reservation_bytes: value("memory.min"),
         swap_limit_bytes: value("memory.swap.max"),

@@ -97,10 +97,8 @@ fn memory(sheet: &mut Sheet, usage: &MemoryUsage, details: &Details) {
     sheet.add(&table::MEMORY_KERNEL, details.kernel_bytes);
     sheet.add(&table::MEMORY_MAPPED, details.mapped_bytes);
     sheet.add(&table::MEMORY_FAILCNT, details.limit_hits);
-    if let Some(hits) = details.high_hits {
-        sheet.add(&table::MEMORY_HIGH_EVENTS, hits);
-        sheet.add(&table::MEMORY_MAX_EVENTS, details.limit_hits);
-    }
+    sheet.add(&table::MEMORY_HIGH_EVENTS, details.high_hits);
+    sheet.add(&table::MEMORY_MAX_EVENTS, details.limit_hits);
     sheet.add(&table::MEMORY_USAGE, usage.used_bytes);
     sheet.add(&table::MEMORY_MAX_USAGE, details.most_used_bytes);
     sheet.add(&table::MEMORY_WORKING_SET, usage.working_set_bytes());

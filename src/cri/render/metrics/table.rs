@@ -47,8 +47,8 @@ metrics! {
     MEMORY_USAGE Gauge "container_memory_usage_bytes" [] "Memory used, in bytes, whenever it was used last."
     MEMORY_MAX_USAGE Gauge "container_memory_max_usage_bytes" [] "Most memory ever used, in bytes."
     MEMORY_WORKING_SET Gauge "container_memory_working_set_bytes" [] "Memory used without inactive file pages, in bytes."
-    MEMORY_HIGH_EVENTS Counter "container_memory_events_high_total" [] "How often processes were held back above memory.high (cgroup v2)."
-    MEMORY_MAX_EVENTS Counter "container_memory_events_max_total" [] "How often the memory limit was hit (cgroup v2)."
+    MEMORY_HIGH_EVENTS Counter "container_memory_events_high_total" [] "How often processes were held back above memory.high."
+    MEMORY_MAX_EVENTS Counter "container_memory_events_max_total" [] "How often the memory limit was hit."
     MEMORY_FAILURES Counter "container_memory_failures_total" ["failure_type" "scope"] "Page faults by type (pgfault, pgmajfault)."
     OOM_EVENTS Counter "container_oom_events_total" [] "Processes that the kernel killed for want of memory."
 
