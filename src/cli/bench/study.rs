@@ -9,7 +9,7 @@ use super::{
     machine::Machine,
     rounds::Turn,
     samples::{Sample, Samples},
-    statistics::Summary,
+    statistics::{Summary, percentile},
 };
 use crate::model::Timestamp;
 
@@ -199,10 +199,16 @@ impl Study {
         groups
     }
 
-    /// How busy the machine was before the measured steps, each measured value with its own.
-    pub fn busy(&self) -> impl Iterator<Item = f64> {
+    /// How busy the machine was before the measured steps, each measured value with its own: p50 and p90, in percent. `None`
+    /// when nobody looked.
+    pub fn busy_percent(&self) -> Option<(f64, f64)> {
         let rows = self.measurements.iter().flat_map(|measurement| &measurement.rows);
-        rows.flat_map(|row| row.samples.busy())
+        let mut busy: Vec<f64> = rows
+            .flat_map(|row| row.samples.busy())
+            .map(|share| share * 100.0)
+            .collect();
+        busy.sort_by(f64::total_cmp);
+        (!busy.is_empty()).then(|| (percentile(&busy, 50.0), percentile(&busy, 90.0)))
     }
 }
 

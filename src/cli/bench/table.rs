@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    statistics::{Interval, percentile},
+    statistics::Interval,
     study::{Group, Measurement, Row, Study, Unit},
 };
 
@@ -103,15 +103,11 @@ fn digits(unit: Unit) -> usize {
 }
 
 fn busy(study: &Study) -> String {
-    let mut busy: Vec<f64> = study.busy().map(|share| share * 100.0).collect();
-    busy.sort_by(f64::total_cmp);
-    match busy.is_empty() {
-        true => "How busy the machine was is not known: the rests were too short.".to_owned(),
-        false => format!(
-            "Before the measured steps the machine was busy to {:.0} % (p50), {:.0} % (p90).",
-            percentile(&busy, 50.0),
-            percentile(&busy, 90.0)
-        ),
+    match study.busy_percent() {
+        None => "How busy the machine was is not known: the rests were too short.".to_owned(),
+        Some((p50, p90)) => {
+            format!("Before the measured steps the machine was busy to {p50:.0} % (p50), {p90:.0} % (p90).")
+        }
     }
 }
 

@@ -1,10 +1,7 @@
 //! On what, by whom and when: what somebody needs to repeat it.
 
 use super::{
-    super::{
-        statistics::percentile,
-        study::{Runtime, Study},
-    },
+    super::study::{Runtime, Study},
     Colours,
     element::{Element, element},
     scale::number,
@@ -105,14 +102,12 @@ fn command(study: &Study) -> String {
 }
 
 fn busy(study: &Study) -> String {
-    let mut busy: Vec<f64> = study.busy().map(|share| share * 100.0).collect();
-    busy.sort_by(f64::total_cmp);
-    match busy.is_empty() {
-        true => "not known: the rests were too short".to_owned(),
-        false => format!(
+    match study.busy_percent() {
+        None => "not known: the rests were too short".to_owned(),
+        Some((p50, p90)) => format!(
             "the machine was busy to {} % (p50) and {} % (p90) before the measured steps",
-            number(percentile(&busy, 50.0)),
-            number(percentile(&busy, 90.0))
+            number(p50),
+            number(p90)
         ),
     }
 }
