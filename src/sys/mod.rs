@@ -1,4 +1,4 @@
-//! System calls that rustix does not offer; with the shim's start-up module the only `unsafe` code.
+//! System calls that rustix does not offer, and what /proc tells of a process; with the shim's start-up module the only `unsafe` code.
 
 pub mod bpf;
 pub mod capset;
@@ -12,4 +12,5 @@ pub mod process;
 pub mod program;
 pub mod reactor;
 pub mod seccomp;
+pub mod stat;
 pub mod thread;

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, fs, io};
 
+use crate::sys::stat::Stat;
+
 /// Of one moment.
 pub struct Processes(BTreeMap<u32, Process>);
 
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Process {
     pub pid: u32,
     pub parent: u32,
@@ -60,25 +62,18 @@ impl FromIterator<Process> for Processes {
 
 impl Process {
     fn read(pid: u32) -> Option<Self> {
-        let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
-        let text = |name: &str| file(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let mut process = Self::parse(&text("stat")?)?;
-        process.command = text("cmdline")?.replace('\0', " ");
-        process.cgroup = text("cgroup").unwrap_or_default();
-        Some(process)
-    }
-
-    /// Source: proc_pid_stat(5): pid (comm) state ppid ..., starttime is the 22nd.
-    fn parse(stat: &str) -> Option<Self> {
-        let (head, tail) = stat.rsplit_once(") ")?;
-        let (pid, name) = head.split_once(" (")?;
-        let fields: Vec<_> = tail.split(' ').collect();
+        let stat = Stat::read(pid.try_into().ok()?)?;
+        let text = |name: &str| {
+            let bytes = fs::read(format!("/proc/{pid}/{name}")).ok();
+            bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
         Some(Self {
-            pid: pid.parse().ok()?,
-            parent: fields.get(1)?.parse().ok()?,
-            started: fields.get(19)?.parse().ok()?,
-            name: name.to_owned(),
-            ..Self::default()
+            pid,
+            parent: stat.parent.try_into().ok()?,
+            started: stat.started,
+            name: stat.name,
+            command: text("cmdline")?.replace('\0', " "),
+            cgroup: text("cgroup").unwrap_or_default(),
         })
     }
 }
@@ -112,13 +107,5 @@ mod test {
         assert!(processes.has(found) && !found.command.is_empty());
         assert!(pss_kib(me).unwrap().unwrap() > 0.0);
         assert_eq!(pss_kib(u32::MAX).unwrap(), None);
-    }
-
-    #[test]
-    fn a_name_may_look_like_fields() {
-        let stat = "42 (a) S (b) S 7 42 42 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 999 0";
-        let process = Process::parse(stat).unwrap();
-        assert_eq!((process.pid, process.parent, process.started), (42, 7, 999));
-        assert_eq!(process.name, "a) S (b");
     }
 }
