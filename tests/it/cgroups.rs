@@ -4,7 +4,11 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use inro::{model::DeviceRule, sys::bpf};
 
-use crate::harness::{Container, Node, eventually, skipped, v1};
+use crate::{
+    harness::{Container, Node, eventually, skipped, v1},
+    stats::{self, stats},
+    update::update,
+};
 
 /// The host's one hierarchy, where it is cgroup v2.
 fn unified(test: &str) -> Option<PathBuf> {
@@ -110,23 +114,15 @@ fn what_unified_names_is_written_and_can_be_changed() {
     for (file, value, _) in &wanted {
         assert_eq!(read(&container, file), *value, "{file}");
     }
-    let update = |linux| {
-        node.cri
-            .update_container_resources(v1::UpdateContainerResourcesRequest {
-                container_id: container.id.clone(),
-                linux: Some(linux),
-                ..Default::default()
-            })
-    };
-    update(asked(|entry| entry.2.to_owned())).expect("an update");
+    update(&node, &container, asked(|entry| entry.2.to_owned())).expect("an update");
     for (file, _, value) in &wanted {
         assert_eq!(read(&container, file), *value, "{file} after an update");
     }
-    let unknown = update(v1::LinuxContainerResources {
+    let unknown = v1::LinuxContainerResources {
         unified: [("memory.nonsense".into(), "1".into())].into(),
         ..Default::default()
-    });
-    let refused = unknown.expect_err("no such file");
+    };
+    let refused = update(&node, &container, unknown).expect_err("no such file");
     assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     assert!(refused.message().contains("memory.nonsense"), "{refused}");
 }
@@ -144,24 +140,17 @@ fn pressure_is_told() {
     node.pull("shell");
     // Two that want a whole processor have a tenth of one; one that wants more memory than memory.high always waits for it.
     let script = "while :; do :; done & while :; do :; done & exec dd if=/dev/zero of=/tmp/file bs=1M count=1000";
-    let container = node.pod(|_| {}).container("shell", &["sh", "-c", script], |config| {
-        config.linux.as_mut().expect("linux").resources = Some(v1::LinuxContainerResources {
-            cpu_quota: 10_000,
-            cpu_period: 100_000,
-            memory_limit_in_bytes: 64 << 20,
-            unified: [("memory.high".into(), (4 << 20).to_string())].into(),
-            ..Default::default()
-        });
-    });
-    container.start();
-    let some = |psi: Option<v1::PsiStats>| psi.expect("pressure").some.expect("some").total;
-    let stats = || {
-        let container_id = container.id.clone();
-        let request = v1::ContainerStatsRequest { container_id };
-        node.cri.container_stats(request).expect("stats").stats.expect("stats")
+    let resources = v1::LinuxContainerResources {
+        cpu_quota: 10_000,
+        cpu_period: 100_000,
+        memory_limit_in_bytes: 64 << 20,
+        unified: [("memory.high".into(), (4 << 20).to_string())].into(),
+        ..Default::default()
     };
+    let container = stats::limited(&node.pod(|_| {}), script, resources);
+    let some = |psi: Option<v1::PsiStats>| psi.expect("pressure").some.expect("some").total;
     eventually("pressure on processor and memory", Duration::from_secs(60), || {
-        let stats = stats();
+        let stats = stats(&node, &container);
         let cpu = some(stats.cpu.expect("cpu").psi);
         let memory = some(stats.memory.expect("memory").psi);
         // Without I/O there is none of its kind, but it is told.
@@ -175,7 +164,7 @@ fn pressure_is_told() {
         total.expect("total").1.parse::<u64>().expect("a number") * 1000
     };
     let before = kernel();
-    let told = some(stats().cpu.expect("cpu").psi);
+    let told = some(stats(&node, &container).cpu.expect("cpu").psi);
     assert!((before..=kernel()).contains(&told), "{told} after {before}");
 }
 
@@ -191,22 +180,15 @@ fn swap_is_limited_and_told() {
     node.pull("shell");
     // Its buffer stays in use while it waits for a reader; pages of zeros would be let go instead of swapped.
     let script = "dd if=/dev/urandom bs=24M | sleep 1000";
-    let container = node.pod(|_| {}).container("shell", &["sh", "-c", script], |config| {
-        config.linux.as_mut().expect("linux").resources = Some(v1::LinuxContainerResources {
-            memory_limit_in_bytes: 16 << 20,
-            memory_swap_limit_in_bytes: 48 << 20,
-            ..Default::default()
-        });
-    });
-    container.start();
+    let resources = v1::LinuxContainerResources {
+        memory_limit_in_bytes: 16 << 20,
+        memory_swap_limit_in_bytes: 48 << 20,
+        ..Default::default()
+    };
+    let container = stats::limited(&node.pod(|_| {}), script, resources);
     assert_eq!(read(&container, "memory.swap.max"), (32 << 20).to_string());
     let swap = eventually("swap is used", Duration::from_secs(20), || {
-        let container_id = container.id.clone();
-        let stats = node
-            .cri
-            .container_stats(v1::ContainerStatsRequest { container_id })
-            .expect("stats");
-        let swap = stats.stats.expect("stats").swap.expect("swap");
+        let swap = stats(&node, &container).swap.expect("swap");
         (swap.swap_usage_bytes.expect("usage").value >= 4 << 20).then_some(swap)
     });
     let (used, left) = (swap.swap_usage_bytes, swap.swap_available_bytes);

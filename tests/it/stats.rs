@@ -16,7 +16,7 @@ fn value(value: &Option<v1::UInt64Value>) -> u64 {
     value.expect("a value").value
 }
 
-fn stats(node: &Node, container: &Container) -> v1::ContainerStats {
+pub fn stats(node: &Node, container: &Container) -> v1::ContainerStats {
     let request = v1::ContainerStatsRequest {
         container_id: container.id.clone(),
     };
@@ -32,7 +32,7 @@ fn pod_stats(node: &Node, pod: &Pod) -> v1::LinuxPodSandboxStats {
 }
 
 /// A running shell line, with limits.
-fn limited(pod: &Pod, line: &str, resources: v1::LinuxContainerResources) -> Container {
+pub fn limited(pod: &Pod, line: &str, resources: v1::LinuxContainerResources) -> Container {
     let container = pod.container("shell", &["sh", "-c", line], |config| {
         config.linux.as_mut().expect("linux").resources = Some(resources);
     });

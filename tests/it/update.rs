@@ -28,7 +28,7 @@ fn limit(container: &Container, file: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-fn update(node: &Node, container: &Container, linux: v1::LinuxContainerResources) -> Result<(), tonic::Status> {
+pub fn update(node: &Node, container: &Container, linux: v1::LinuxContainerResources) -> Result<(), tonic::Status> {
     node.cri
         .update_container_resources(v1::UpdateContainerResourcesRequest {
             container_id: container.id.clone(),
