@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub type Stages = Vec<(String, Duration)>;
 
 /// Takes the time of each step: a few nanoseconds, so it always runs.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Stopwatch {
     last: Instant,
     stages: Stages,

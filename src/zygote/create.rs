@@ -36,7 +36,7 @@ use super::{
     furnish::furnish,
     halt,
     home::{attach, file_system, move_to_host, place_for},
-    init::{Init, Ready, Streams, is_first_of_its_pids},
+    init::{Init, Ready, Streams, Way},
     protocol::{CgroupJoin, CreateWire, Incoming, NamespaceKind, Place, Reply, Stdio, namespace_number},
     server::{Context, c, fork_in, join_v1},
     start::{NOTIFY, STARTED},
@@ -100,8 +100,7 @@ fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<
     // Not by `Spec::load`, which reads byte by byte.
     let text = fs::read(request.dir.join(CONFIG)).map_err(|error| explain(&error))?;
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| explain(&error))?;
-    let first_pid = is_first_of_its_pids(&spec).map_err(|error| explain(&*error))?;
-    if let Side::Child = fork_in(&parts.cgroup, first_pid)? {
+    if let Side::Child = fork_in(&parts.cgroup, Way::of(&spec) == Way::First)? {
         drop((ours, control, pid_read, dir, log, events));
         help(context, request, spec, parts, theirs, pid_write, &null)
     }
@@ -250,7 +249,7 @@ fn help(
             reply: context.reply.clone(),
             shim,
             oom_score_adj_refused: lower_or_raise(request.oom_score_adj)?,
-            clock: clock.into(),
+            clock: Some(clock).into(),
             pid: 0.into(),
         };
         let init = Init {

@@ -6,7 +6,7 @@
 //! pid namespace of others, does it fork once more. See `docs/decisions/0014-init.md`.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     error::Error,
     fs, io,
     mem::ManuallyDrop,
@@ -59,6 +59,30 @@ pub(super) struct Init {
     pub last_step: LastStep,
 }
 
+/// How init comes into its namespaces of users and pids.
+#[derive(PartialEq, Eq)]
+pub(super) enum Way {
+    /// It is forked as the first process of a new pid namespace.
+    First,
+    /// It is where it was forked: in the node's.
+    There,
+    /// They are entered, and then it is forked once more: the pod's users, or the pids of others.
+    ByForking,
+}
+
+impl Way {
+    /// The one that the spec's namespaces need.
+    pub fn of(spec: &Spec) -> Self {
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let find = |kind| namespaces?.iter().find(|namespace| namespace.typ() == kind);
+        let pids = find(LinuxNamespaceType::Pid);
+        if find(LinuxNamespaceType::User).is_some() || pids.is_some_and(|pids| pids.path().is_some()) {
+            return Self::ByForking;
+        }
+        if pids.is_some() { Self::First } else { Self::There }
+    }
+}
+
 /// What init's standard streams become: all above 2.
 pub(super) enum Streams {
     /// Its input, output and error.
@@ -70,7 +94,7 @@ pub(super) enum Streams {
 impl Init {
     /// Makes the calling process init, or a sibling that it forks and ends for; returns only when that failed. The caller
     /// must have one thread, and be in the container's cgroup and in the pod's namespaces; in a new pid namespace too, where
-    /// [`is_first_of_its_pids`] says so.
+    /// that is the way.
     pub fn run(self, diary: &Diary) -> Failure {
         match self.become_init() {
             Ok(()) => Failure::said(Stage::Build, "init came back"),
@@ -79,14 +103,12 @@ impl Init {
     }
 
     fn become_init(self) -> Result<(), Box<dyn Error>> {
-        let namespaces = namespaces_of(&self.spec)?;
-        let first = is_first(&namespaces)?;
-        let ready = self.last_step.ready.clone();
+        let (way, ready) = (Way::of(&self.spec), self.last_step.ready.clone());
         // Not dropped when init fails: the last step closes some of its descriptors by number.
         let arguments = ManuallyDrop::new(self.arguments()?);
         // After everything that needs a path: the root of a pod's own users may not even look into the container's folder.
-        if !first {
-            enter_by_forking(&namespaces)?;
+        if way == Way::ByForking {
+            enter_by_forking(&arguments.spec)?;
         }
         let _ = set_name(c"inro-init");
         ready.pid.set(own_pid()?);
@@ -143,7 +165,8 @@ pub(super) struct Ready {
     /// To the shim.
     pub shim: OwnedFd,
     pub oom_score_adj_refused: bool,
-    pub clock: RefCell<Stopwatch>,
+    /// Taken when it is told.
+    pub clock: Cell<Option<Stopwatch>>,
     /// Init's, as the node counts.
     pub pid: Cell<u32>,
 }
@@ -154,10 +177,13 @@ impl Ready {
         let init_pid = self.pid.get();
         let told = rustix::io::write(&self.shim, format!("{init_pid}\n").as_bytes());
         told.map_err(|error| Failure::new(Stage::Shim, "tell it the first process", error))?;
-        self.clock.borrow_mut().lap("init");
+        let mut clock = self.clock.take();
+        if let Some(clock) = &mut clock {
+            clock.lap("init");
+        }
         let reply = Reply::Created {
             init_pid,
-            stages: self.clock.borrow().clone().stages(),
+            stages: clock.map(Stopwatch::stages).unwrap_or_default(),
             oom_score_adj_refused: self.oom_score_adj_refused,
         };
         // A daemon that is gone does not care.
@@ -169,26 +195,10 @@ impl Ready {
     }
 }
 
-/// Whether the process that calls [`Init::run`] is to be the first one of a new pid namespace.
-pub(super) fn is_first_of_its_pids(spec: &Spec) -> Result<bool, Box<dyn Error>> {
-    let namespaces = namespaces_of(spec)?;
-    Ok(namespaces.get(LinuxNamespaceType::Pid)?.is_some() && is_first(&namespaces)?)
-}
-
-/// Whether no namespace has to be entered by way of another fork.
-fn is_first(namespaces: &Namespaces) -> Result<bool, Box<dyn Error>> {
-    let pids = namespaces.get(LinuxNamespaceType::Pid)?;
-    let joins = pids.is_some_and(|pids| pids.path().is_some());
-    Ok(!joins && namespaces.get(LinuxNamespaceType::User)?.is_none())
-}
-
-fn namespaces_of(spec: &Spec) -> Result<Namespaces, Box<dyn Error>> {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    Ok(Namespaces::try_from(namespaces)?)
-}
-
 /// Goes on as a sibling, in the namespaces that only a new process is in. The pid namespace is the user namespace's.
-fn enter_by_forking(namespaces: &Namespaces) -> Result<(), Box<dyn Error>> {
+fn enter_by_forking(spec: &Spec) -> Result<(), Box<dyn Error>> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let namespaces = Namespaces::try_from(namespaces)?;
     if let Some(user) = namespaces.get(LinuxNamespaceType::User)? {
         namespaces.unshare_or_setns(user)?;
         set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
