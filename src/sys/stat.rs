@@ -64,4 +64,11 @@ mod test {
         assert_eq!((stat.pid, stat.parent, stat.started), (42, 7, 999));
         assert_eq!(stat.name, "a) S (b");
     }
+
+    #[test]
+    fn a_name_need_not_be_utf_8() {
+        rustix::thread::set_name(c"\xff\xfe").unwrap();
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        assert_eq!(Stat::read(thread).unwrap().name, "\u{fffd}\u{fffd}");
+    }
 }
