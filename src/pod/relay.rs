@@ -285,8 +285,8 @@ mod test {
         err.write_all(b"an error").await.unwrap();
         let printed = noise(8 << 20);
         let told = timeout(SOON, async {
-            // The socket breaks when the client is dismissed; what waits for nobody waits for no time.
-            assert!(out.write_all(&printed).await.is_err());
+            // Less than what waits in memory for a slow disk: it breaks off here, or all of it is read.
+            let _ = out.write_all(&printed).await;
             relay.ended().await
         });
         let why = told.await.expect("no waiting").expect_err("it was behind");
@@ -295,6 +295,7 @@ mod test {
         client.unwrap().read_to_end(&mut shown).await.unwrap();
         errors.unwrap().read_to_end(&mut error).await.unwrap();
         assert!(printed.starts_with(&shown) && b"an error".starts_with(&error[..]));
+        assert!(out.write_all(b"more").await.is_err());
         assert!(err.write_all(b"another").await.is_err());
     }
 
