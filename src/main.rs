@@ -1,5 +1,8 @@
 use std::{env::args_os, path::Path, process::ExitCode};
 
+#[global_allocator]
+static ALLOCATOR: inro::sys::arena::Allocator = inro::sys::arena::Allocator;
+
 fn main() -> ExitCode {
     // Hidden commands come before everything else: they run on what they were executed with, and the zygote must
     // never see a second thread.

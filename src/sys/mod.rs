@@ -1,5 +1,6 @@
 //! System calls that rustix does not offer, and what /proc tells of a process; with the shim's start-up module the only `unsafe` code.
 
+pub mod arena;
 pub mod bpf;
 pub mod capset;
 pub mod device;

@@ -22,7 +22,7 @@ use super::{
     protocol::{Reply, Request, Sealed, send},
 };
 use crate::sys::{
-    capset,
+    arena, capset,
     fork::{self, Birth, Side, exit, fork},
     process,
 };
@@ -97,6 +97,7 @@ fn serve(socket: OwnedFd, shim: OwnedFd) -> ! {
         match fork() {
             Ok(Side::Parent(_)) => {}
             Ok(Side::Child) => {
+                arena::open();
                 drop(socket);
                 let reply = Rc::new(reply);
                 work(Context { shim, arrived, reply }, request)
@@ -166,5 +167,10 @@ pub(super) fn fork_in(cgroup: &super::CgroupJoin, first_pid: bool) -> Result<Sid
         super::CgroupJoin::V1(_) => (None, super::Stage::Fork),
         super::CgroupJoin::V2(dir) | super::CgroupJoin::V2Held { dir, .. } => (Some(dir.as_fd()), super::Stage::Cgroup),
     };
-    fork::fork_as(Birth { first_pid, cgroup }).map_err(|e| super::Failure::new(stage, "fork a helper", e))
+    let side =
+        fork::fork_as(Birth { first_pid, cgroup }).map_err(|e| super::Failure::new(stage, "fork a helper", e))?;
+    if let Side::Child = side {
+        arena::open();
+    }
+    Ok(side)
 }
