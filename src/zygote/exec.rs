@@ -5,9 +5,10 @@
 //!
 //! ```text
 //! zygote ─fork─▶ K, the keeper: answers, waits, kills; one for each exec, in no cgroup or namespace of the container
-//!                └─fork─▶ T: joins the cgroup and all namespaces ─clone(CLONE_PARENT)─▶ E: user, confinement, exec
+//!                └─fork─▶ E: cgroup, namespaces, user, confinement, exec
 //! ```
-//! The keeper survives zygote and daemon only to clean up: when its socket hangs up it kills what it keeps.
+//! E is forked into the pid namespace, which nobody can enter; all others it enters itself. The keeper survives zygote and
+//! daemon only to clean up: when its socket hangs up it kills what it keeps.
 
 use std::{
     fs,
@@ -43,16 +44,15 @@ use super::{
 };
 use crate::sys::{
     fdpass,
-    fork::{Side, exit, fork_sibling},
+    fork::{Side, exit},
     process,
 };
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// What T and E tell the keeper; the end of the conversation means that E has been executed.
+/// What E tells the keeper; the end of the conversation means that E has been executed.
 #[derive(Serialize, Deserialize)]
 enum News {
-    Forked(i32),
     /// With the master as descriptor.
     Terminal,
     Failed(Failure),
@@ -76,7 +76,7 @@ pub(super) fn work(context: Context, request: ExecWire, fds: Incoming) -> ! {
     }
 }
 
-/// Everything T and E need, out of the way of the standard streams.
+/// Everything E needs, out of the way of the standard streams.
 struct Parts {
     process: ExecProcess,
     init_pid: u32,
@@ -141,24 +141,26 @@ impl Parts {
     }
 }
 
-/// Forks T and listens to the news until E has been executed or somebody failed.
+/// Forks E and listens to its news until it has been executed or failed.
 fn launch(context: &Context, request: ExecWire, fds: Incoming) -> Result<(Pid, Option<OwnedFd>)> {
     let parts = Parts::collect(request, fds)?;
     let (ours, theirs) = fdpass::pair().map_err(|e| Failure::new(Stage::Fork, "a socket", e))?;
     let theirs = process::lift(theirs).map_err(|e| Failure::new(Stage::Fork, "a socket", e))?;
-    let helper = match fork_in(&parts.cgroup, false)? {
+    // By pidfd: never that of a process which got its number later. It is for our children, we stay where we are.
+    join(&parts.init, ThreadNameSpaceType::PROCESS_ID)?;
+    let pid = match fork_in(&parts.cgroup, false)? {
         Side::Parent(pid) => pid,
         Side::Child => {
             drop(ours);
-            if let Err(failure) = enter(&parts, &theirs) {
-                let _ = send(theirs.as_fd(), &News::Failed(failure), &[]);
-                exit(1)
-            }
-            exit(0)
+            let failure = match become_process(&parts, &theirs) {
+                Ok(failure) | Err(failure) => failure,
+            };
+            let _ = send(theirs.as_fd(), &News::Failed(failure), &[]);
+            exit(255)
         }
     };
     drop((theirs, parts));
-    let (mut pid, mut terminal) = (None, None);
+    let mut terminal = None;
     loop {
         // A daemon that hung up or orders a kill now wants nothing to be executed any more.
         let mut wait = [
@@ -169,18 +171,12 @@ fn launch(context: &Context, request: ExecWire, fds: Incoming) -> Result<(Pid, O
             return Err(Failure::said(Stage::Gone, "killed on its way in"));
         }
         match receive::<News>(ours.as_fd()) {
-            Ok(Some((News::Forked(raw), _))) => pid = Pid::from_raw(raw),
             Ok(Some((News::Terminal, mut fds))) => terminal = Some(fds.take(0)?),
             Ok(Some((News::Failed(failure), _))) => return Err(failure),
-            Ok(None) => break,
+            Ok(None) => return Ok((pid, terminal)),
             Err(error) => return Err(Failure::new(Stage::Fork, "hear of the process", error)),
         }
     }
-    let _ = waitpid(Some(helper), WaitOptions::empty());
-    Ok((
-        pid.ok_or_else(|| Failure::said(Stage::Gone, "killed on its way in"))?,
-        terminal,
-    ))
 }
 
 /// Answers, then waits for the process, the daemon's order to kill, or the daemon's end.
@@ -246,46 +242,34 @@ fn keep(context: &Context, pid: Pid, terminal: Option<OwnedFd>) -> ! {
     exit(0)
 }
 
-/// T: into the cgroup, then into every namespace that is not ours already, then a child that is really inside.
-fn enter(parts: &Parts, news: &OwnedFd) -> Result<()> {
+/// Into the container, but for the pid namespace that we were forked in.
+fn enter(parts: &Parts) -> Result<()> {
     join_v1(&parts.cgroup)?;
     // The container's score, not the daemon's; a node that refuses to lower ours has said so at create.
     if let Ok(score) = fs::read(format!("/proc/{}/oom_score_adj", parts.init_pid)) {
         let _ = fs::write("/proc/self/oom_score_adj", score);
     }
-    let mut kinds = ThreadNameSpaceType::empty();
-    for (name, kind) in NAMESPACES {
-        let inode = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/{name}"));
-        let theirs = inode(&parts.init_pid.to_string()).map_err(|e| Failure::new(Stage::Gone, *name, e))?;
-        if inode("self").map_err(|e| Failure::new(Stage::Namespaces, *name, e))? != theirs {
-            kinds |= *kind;
-        }
+    let users = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/user"));
+    let theirs = users(&parts.init_pid.to_string()).map_err(|e| Failure::new(Stage::Gone, "user", e))?;
+    let mut kinds = NAMESPACES;
+    // Any other may be ours already; this one must not.
+    if users("self").map_err(|e| Failure::new(Stage::Namespaces, "user", e))? != theirs {
+        kinds |= ThreadNameSpaceType::USER;
     }
-    // By pidfd: all of one process at once, and never of a process that got its number later.
-    if !kinds.is_empty() {
-        move_into_thread_name_spaces(parts.init.as_fd(), kinds).map_err(|e| match e {
-            Errno::SRCH => Failure::new(Stage::Gone, "its first process has ended", e),
-            e => Failure::new(Stage::Namespaces, "all of the container's", e),
-        })?;
-    }
-    match fork_sibling().map_err(|e| Failure::new(Stage::Fork, "the process", e))? {
-        Side::Parent(pid) => {
-            let forked = News::Forked(pid.as_raw_nonzero().get());
-            send(news.as_fd(), &forked, &[]).map_err(|e| Failure::new(Stage::Fork, "tell of the process", e))
-        }
-        Side::Child => {
-            let failure = match become_process(parts, news) {
-                Ok(failure) | Err(failure) => failure,
-            };
-            let _ = send(news.as_fd(), &News::Failed(failure), &[]);
-            exit(255)
-        }
-    }
+    join(&parts.init, kinds)
+}
+
+fn join(init: &OwnedFd, kinds: ThreadNameSpaceType) -> Result<()> {
+    move_into_thread_name_spaces(init.as_fd(), kinds).map_err(|e| match e {
+        Errno::SRCH => Failure::new(Stage::Gone, "its first process has ended", e),
+        e => Failure::new(Stage::Namespaces, "the container's", e),
+    })
 }
 
 /// E: from a copy of the zygote to the process asked for. Returns only with why not.
 fn become_process(parts: &Parts, news: &OwnedFd) -> Result<Failure> {
     let process = &parts.process;
+    enter(parts)?;
     setsid().map_err(|e| Failure::new(Stage::Identity, "new session", e))?;
     let identity = |what: &'static str| move |e: Errno| Failure::new(Stage::Identity, what, e);
     // In a user namespace we are nobody so far, and could not even give the terminal away.
@@ -366,14 +350,11 @@ fn own_terminal(size: Winsize, uid: u32, news: &OwnedFd) -> Result<()> {
     send(news.as_fd(), &News::Terminal, &[master.as_fd()]).map_err(|e| Failure::new(Stage::Terminal, "pass it on", e))
 }
 
-const NAMESPACES: &[(&str, ThreadNameSpaceType)] = &[
-    ("user", ThreadNameSpaceType::USER),
-    ("mnt", ThreadNameSpaceType::MOUNT),
-    ("pid", ThreadNameSpaceType::PROCESS_ID),
-    ("net", ThreadNameSpaceType::NETWORK),
-    ("ipc", ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
-    ("uts", ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
-    ("cgroup", ThreadNameSpaceType::CONTROL_GROUP),
-];
+/// All of a container's that may be entered at once and by everybody.
+const NAMESPACES: ThreadNameSpaceType = ThreadNameSpaceType::MOUNT
+    .union(ThreadNameSpaceType::NETWORK)
+    .union(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)
+    .union(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)
+    .union(ThreadNameSpaceType::CONTROL_GROUP);
 
 const DEVPTS_SUPER_MAGIC: rustix::fs::FsWord = 0x1cd1;
