@@ -25,10 +25,10 @@ use crate::{
         SandboxState, Security, Stages, Stopwatch, Timestamp, User, UserNamespace,
     },
     shim::Shim,
-    spec::{self, SpecInput},
+    spec::{self, Left, SpecInput, StagedMount},
     store::{Folder, Name},
     sys::mount::set_readonly,
-    zygote::{self, CreateRequest, Halt, Hold, HookState, NamespaceFds, NamespaceKind, PodNamespaces},
+    zygote::{self, ClosedPaths, CreateRequest, Halt, Hold, HookState, NamespaceFds, NamespaceKind, PodNamespaces},
 };
 
 impl Pods {
@@ -216,10 +216,16 @@ impl Inner {
             images: volumes,
             mapped,
         };
-        let (mounts, staged) = volumes.open(&config.mounts, &place)?;
-        let files = volumes::pod_files(sandbox, config)?;
+        let volumes::Opened {
+            complete,
+            trees: mounts,
+            staged,
+        } = volumes.open(&config.mounts, &place)?;
+        let mut files = volumes::pod_files(sandbox, config)?;
+        files.extend(complete);
         watch.lap("volumes");
         let (namespaces, namespace_fds) = self.namespaces(sandbox, pinned, security)?;
+        let left = left_to_libcontainer(&namespace_fds, config, &staged);
         let hostname = fs::read_to_string(sandbox.folder.path().join("hostname")).unwrap_or_default();
         let generated = spec::generate(&SpecInput {
             config,
@@ -230,6 +236,7 @@ impl Inner {
             capability_names: capabilities::names,
             rootfs: place.root_of_spec(),
             staged: &staged,
+            left,
             namespaces,
             hostname: hostname.trim_end(),
             halt: vendor.halts().then_some(zygote::HALT_PROGRAM),
@@ -254,9 +261,10 @@ impl Inner {
             dir: folder.path().to_owned(),
             rootfs,
             root,
-            base: spec::base_mounts(security, ids.as_ref(), &config.mounts),
+            base: spec::base_mounts(security, ids.as_ref(), &config.mounts, !left.proc),
             devices: devices.nodes,
             files,
+            closed: closed(security, left),
             volumes: volumes::declared_by(&image.config, config),
             mounts,
             cgroups,
@@ -420,6 +428,27 @@ impl Inner {
             spec.push(("pid", Some(zygote::namespace_path(NamespaceKind::Pid))));
         }
         Ok((spec, fds))
+    }
+}
+
+/// The helper makes /proc when it is in the container's pid namespace, and closes paths when it is the last who attaches
+/// anything.
+fn left_to_libcontainer(joined: &NamespaceFds, config: &ContainerConfig, staged: &[StagedMount]) -> Left {
+    let inside = joined.user.is_none() && joined.pid.is_none();
+    Left {
+        proc: !inside && !spec::covers(&config.mounts, "/proc"),
+        paths: !inside || !staged.is_empty(),
+    }
+}
+
+/// What the helper hides and makes read-only.
+fn closed(security: &Security, left: Left) -> ClosedPaths {
+    if security.privileged || left.paths {
+        return ClosedPaths::default();
+    }
+    ClosedPaths {
+        masked: security.masked_paths.clone(),
+        readonly: security.readonly_paths.clone(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat2, readlink},
     io::Errno,
-    mount::{OpenTreeFlags, open_tree},
+    mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree},
 };
 
 use super::{PodError, index::Sandbox, pins::io_error};
@@ -21,7 +21,7 @@ use crate::{
         NamespaceMode, Propagation, chain,
     },
     spec::{self, StagedMount},
-    sys::mount::{set_idmap, set_readonly},
+    sys::mount::{set_attributes, set_idmap, set_propagation, set_readonly},
     zygote::Place,
 };
 
@@ -34,34 +34,55 @@ pub(super) struct Volumes<'a> {
     pub mapped: Option<Mapped<'a>>,
 }
 
+/// Volumes ready to be attached, in the order in which that is done.
+#[derive(Default)]
+pub(super) struct Opened {
+    /// Complete: the helper attaches them at these places in the container.
+    pub complete: Vec<(PathBuf, OwnedFd)>,
+    /// For libcontainer: what the helper puts on its stage, in the order of its numbers, and what each is for.
+    pub trees: Vec<OwnedFd>,
+    pub staged: Vec<StagedMount>,
+}
+
 impl Volumes<'_> {
-    /// Opens every volume: detached mounts in the order in which the helper numbers them at its `place`, and what they are
-    /// for.
+    /// Opens every volume. All of a container's are for libcontainer, to keep their order, when one of them is.
     ///
     /// # Errors
-    /// [`PodError::ImageVolume`]; [`PodError::Invalid`] naming a mount that the pod's user namespace cannot have.
-    pub fn open(&self, mounts: &[Mount], place: &Place) -> Result<(Vec<OwnedFd>, Vec<StagedMount>), PodError> {
-        let mut images = self.images.iter();
-        let (mut trees, mut staged) = (Vec::new(), Vec::new());
-        for mount in mounts {
-            let mut source = place.mount(trees.len());
-            trees.push(match &mount.source {
-                MountSource::Host(path) => self.of_host(path, mount)?,
-                MountSource::Image(wanted) => {
-                    let image = images.next().ok_or_else(|| missing(wanted))?;
-                    let tree = self.snapshots.view(self.container, &image.layers, self.mapped);
-                    let tree = tree.map_err(|error| PodError::ImageVolume {
-                        kind: error.kind(),
-                        why: format!("image {:?}: {}", wanted.image, chain(&error)),
-                    })?;
-                    source.push(real_path(&tree, wanted)?);
-                    tree
-                }
-            });
-            let mount = mount.clone();
-            staged.push(StagedMount { mount, source });
+    /// [`PodError::ImageVolume`]; [`PodError::Spec`] for a volume over /proc; [`PodError::Invalid`] naming a mount that the
+    /// pod's user namespace cannot have.
+    pub fn open(&self, mounts: &[Mount], place: &Place) -> Result<Opened, PodError> {
+        let mut opened = Opened::default();
+        let by_libcontainer = mounts.iter().any(needs_libcontainer);
+        for mount in spec::in_order(mounts)? {
+            let (tree, inside) = match &mount.source {
+                MountSource::Host(path) => (self.of_host(path, mount)?, PathBuf::new()),
+                MountSource::Image(wanted) => self.of_image(wanted, mounts)?,
+            };
+            if by_libcontainer {
+                let source = place.mount(opened.trees.len()).join(inside);
+                opened.trees.push(tree);
+                let mount = mount.clone();
+                opened.staged.push(StagedMount { mount, source });
+            } else {
+                complete(&tree, mount)?;
+                opened.complete.push((mount.container_path.clone(), tree));
+            }
         }
-        Ok((trees, staged))
+        Ok(opened)
+    }
+
+    /// The root of an image, and where in it that is which is shown.
+    fn of_image(&self, wanted: &ImageMount, mounts: &[Mount]) -> Result<(OwnedFd, PathBuf), PodError> {
+        let number = mounts.iter().filter_map(Mount::image).position(|image| image == wanted);
+        let image = number.and_then(|number| self.images.get(number));
+        let image = image.ok_or_else(|| missing(wanted))?;
+        let tree = self.snapshots.view(self.container, &image.layers, self.mapped);
+        let tree = tree.map_err(|error| PodError::ImageVolume {
+            kind: error.kind(),
+            why: format!("image {:?}: {}", wanted.image, chain(&error)),
+        })?;
+        let inside = real_path(&tree, wanted)?;
+        Ok((tree, inside))
     }
 
     /// A host path that is missing becomes a folder, as with both peers.
@@ -93,6 +114,45 @@ impl Volumes<'_> {
             })?;
         }
         Ok(tree)
+    }
+}
+
+/// Whether a volume can only be attached when the root is nearly done: its mounts are to reach the host, which
+/// libcontainer's changes to everything that is there would end; or it is a part of a mount, which is known by its path only
+/// once it is attached.
+fn needs_libcontainer(mount: &Mount) -> bool {
+    let is_part = |image: &ImageMount| !image.sub_path.as_os_str().is_empty();
+    mount.propagation == Propagation::Bidirectional || mount.image().is_some_and(is_part)
+}
+
+/// Gives a detached tree all that the mount asks for.
+fn complete(tree: &OwnedFd, mount: &Mount) -> Result<(), PodError> {
+    let fail = |source| io_error("set the attributes of the mount at", &mount.container_path, source);
+    let propagation = match mount.propagation {
+        Propagation::HostToContainer => MountPropagationFlags::DOWNSTREAM,
+        _ => MountPropagationFlags::PRIVATE,
+    };
+    set_propagation(tree.as_fd(), propagation).map_err(fail)?;
+    let mut attributes = MountAttrFlags::empty();
+    if mount.access != Access::ReadWrite {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    for option in &mount.options {
+        attributes |= match option.as_str() {
+            "noexec" => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            "nodev" => MountAttrFlags::MOUNT_ATTR_NODEV,
+            "nosuid" => MountAttrFlags::MOUNT_ATTR_NOSUID,
+            other => {
+                return Err(PodError::Invalid {
+                    field: "config.mounts.mount_options",
+                    why: format!("{other:?} is none of noexec, nodev, nosuid"),
+                });
+            }
+        };
+    }
+    match attributes.is_empty() {
+        true => Ok(()),
+        false => set_attributes(tree.as_fd(), attributes).map_err(fail),
     }
 }
 

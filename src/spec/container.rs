@@ -29,13 +29,25 @@ pub struct SpecInput<'a> {
     pub capability_names: fn(u64) -> Vec<String>,
     /// Where the root file system is attached.
     pub rootfs: PathBuf,
+    /// The volumes that libcontainer attaches, in their order.
     pub staged: &'a [StagedMount],
+    /// What libcontainer has to do because the helper is not in the container's pid namespace, or not the last to attach.
+    pub left: Left,
     /// OCI name (`network`, `ipc`, `uts`, `pid`, `mount`, `cgroup`, `user`) and the path of one to join; without a path a new one.
     pub namespaces: Vec<(&'static str, Option<PathBuf>)>,
     /// The host's name in the container, for `HOSTNAME`.
     pub hostname: &'a str,
     /// A program, with its arguments, that init waits for before it changes its root.
     pub halt: Option<(&'static str, [&'static str; 2])>,
+}
+
+/// Parts of the root that are libcontainer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// /proc is mounted.
+    pub proc: bool,
+    /// Paths are masked, or made read-only.
+    pub paths: bool,
 }
 
 /// The derived spec.
@@ -71,9 +83,9 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
     }
     let mut linux = json!({
         "namespaces": namespaces,
-        "rootfsPropagation": root_propagation(input.staged),
+        "rootfsPropagation": root_propagation(&config.mounts),
     });
-    if !security.privileged {
+    if input.left.paths && !security.privileged {
         linux["maskedPaths"] = json!(security.masked_paths);
         linux["readonlyPaths"] = json!(security.readonly_paths);
     }
@@ -81,7 +93,7 @@ pub fn generate(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
         "ociVersion": "1.2.0",
         "process": process,
         "root": {"path": input.rootfs, "readonly": security.readonly_rootfs},
-        "mounts": mounts(input.staged)?,
+        "mounts": mounts(input.staged, input.left.proc),
         "linux": linux,
         "annotations": {
             "io.kubernetes.cri.container-name": config.metadata.name,

@@ -15,9 +15,9 @@ use std::{io, path::PathBuf};
 use crate::model::ErrorKind;
 
 pub use cdi::{CdiEdits, CdiOwner, resolve as resolve_cdi};
-pub use container::{SpecInput, generate, stop_signal};
+pub use container::{Left, SpecInput, generate, stop_signal};
 pub use devices::{Devices, resolve as resolve_devices};
-pub use mounts::{StagedMount, base_mounts, covers};
+pub use mounts::{StagedMount, base_mounts, covers, in_order};
 pub use resolv::resolv_conf;
 
 /// Why no spec can be made.

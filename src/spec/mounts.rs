@@ -16,37 +16,39 @@ pub struct StagedMount {
     pub source: PathBuf,
 }
 
-/// The mounts of the spec: what only libcontainer can make, then the client's.
-///
-/// # Errors
-/// [`SpecError::Invalid`] for a volume over /proc.
-pub fn mounts(staged: &[StagedMount]) -> Result<Vec<Value>, SpecError> {
-    let covered = |target: &str| covers(staged.iter().map(|staged| &staged.mount), target);
+/// The mounts of the spec: what only libcontainer can make. `proc` says whether that is a /proc too.
+pub fn mounts(staged: &[StagedMount], proc: bool) -> Vec<Value> {
     let mut all = Vec::new();
-    if !covered("/proc") {
+    if proc {
         // Of the container's own pid namespace, which nobody is in before libcontainer.
         all.push(
             json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
         );
     }
-    let mut own: Vec<&StagedMount> = staged.iter().collect();
-    // Parents before what lies in them; the client's order otherwise.
-    own.sort_by_key(|staged| staged.mount.container_path.components().count());
-    for staged in own {
-        check_proc(&staged.mount)?;
-        all.push(bind(
-            &staged.source,
-            &staged.mount.container_path,
-            &options(&staged.mount),
-        ));
-    }
+    all.extend(
+        staged
+            .iter()
+            .map(|staged| bind(&staged.source, &staged.mount.container_path, &options(&staged.mount))),
+    );
+    all
+}
+
+/// The client's volumes in the order in which they are attached: parents before what lies in them, the client's order
+/// otherwise.
+///
+/// # Errors
+/// [`SpecError::Invalid`] for a volume over /proc.
+pub fn in_order(mounts: &[Mount]) -> Result<Vec<&Mount>, SpecError> {
+    let mut all: Vec<&Mount> = mounts.iter().collect();
+    all.sort_by_key(|mount| mount.container_path.components().count());
+    all.iter().try_for_each(|mount| check_proc(mount))?;
     Ok(all)
 }
 
 /// The file systems every container finds, in the order in which the helper makes them: libcontainer would resolve
 /// each place anew through its own procfs, an eighth of a millisecond each. In a pod's own user namespace `/dev` is its
-/// root's.
-pub fn base_mounts(security: &Security, user: Option<&UserNamespace>, mounts: &[Mount]) -> Vec<BaseMount> {
+/// root's. `proc` says whether the helper is in the container's pid namespace, and makes its /proc.
+pub fn base_mounts(security: &Security, user: Option<&UserNamespace>, mounts: &[Mount], proc: bool) -> Vec<BaseMount> {
     let base = |kind: &str, place: &str, options: &[(&str, &str)], attributes: MountAttrFlags| BaseMount {
         kind: kind.into(),
         place: place.into(),
@@ -65,10 +67,12 @@ pub fn base_mounts(security: &Security, user: Option<&UserNamespace>, mounts: &[
         .map(|gid| gid.to_string());
     let mut pts = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
     pts.extend(tty.as_deref().map(|gid| ("gid", gid)));
-    let mut all = vec![
-        base("tmpfs", "/dev", &dev, MountAttrFlags::MOUNT_ATTR_STRICTATIME),
-        base("devpts", "/dev/pts", &pts, noexec),
-    ];
+    let mut all = Vec::new();
+    if proc {
+        all.push(base("proc", "/proc", &[], nodev | noexec));
+    }
+    all.push(base("tmpfs", "/dev", &dev, MountAttrFlags::MOUNT_ATTR_STRICTATIME));
+    all.push(base("devpts", "/dev/pts", &pts, noexec));
     if security.namespaces.ipc != NamespaceMode::Node {
         all.push(base("mqueue", "/dev/mqueue", &[], nodev | noexec));
     }
@@ -137,8 +141,8 @@ fn options(mount: &Mount) -> Vec<&str> {
 
 /// How the root's own propagation must be, so that mounts travel as the most demanding volume wants. libcontainer
 /// knows these spellings, not the `r` forms.
-pub fn root_propagation(staged: &[StagedMount]) -> &'static str {
-    let any = |wanted| staged.iter().any(|staged| staged.mount.propagation == wanted);
+pub fn root_propagation(mounts: &[Mount]) -> &'static str {
+    let any = |wanted| mounts.iter().any(|mount| mount.propagation == wanted);
     match (any(Propagation::Bidirectional), any(Propagation::HostToContainer)) {
         (true, _) => "shared",
         (false, true) => "slave",

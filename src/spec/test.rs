@@ -58,7 +58,16 @@ fn container() -> ContainerConfig {
     }
 }
 
+/// As where libcontainer has all to do.
 fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Value {
+    let left = Left {
+        proc: true,
+        paths: true,
+    };
+    spec_with(config, staged, left)
+}
+
+fn spec_with(config: &ContainerConfig, staged: &[StagedMount], left: Left) -> serde_json::Value {
     let image = ImageConfig {
         env: vec!["A=image".into(), "B=image".into()],
         entrypoint: vec!["/entry".into()],
@@ -89,6 +98,7 @@ fn spec_of(config: &ContainerConfig, staged: &[StagedMount]) -> serde_json::Valu
         },
         rootfs: "/stage/rootfs".into(),
         staged,
+        left,
         namespaces: vec![
             ("mount", None),
             ("pid", None),
@@ -148,6 +158,19 @@ fn the_image_and_the_request_merge() {
 }
 
 #[test]
+fn what_the_helper_does_is_not_in_the_spec() {
+    let left = Left {
+        proc: false,
+        paths: false,
+    };
+    let spec = spec_with(&container(), &[], left);
+    assert_eq!(spec["mounts"], serde_json::json!([]));
+    assert!(spec["linux"].get("maskedPaths").is_none() && spec["linux"].get("readonlyPaths").is_none());
+    let base = base_mounts(&test_security(), None, &[], true);
+    assert_eq!(base[0].place, Path::new("/proc"));
+}
+
+#[test]
 fn plain() {
     insta::assert_json_snapshot!(spec_of(&container(), &[]));
 }
@@ -168,10 +191,11 @@ fn privileged_with_volumes() {
         source: PathBuf::from(format!("/stage{path}")),
     };
     let staged = [
-        mount("/data/inner", Access::ReadOnly, Propagation::Bidirectional),
         mount("/data", Access::RecursiveReadOnly, Propagation::Private),
+        mount("/data/inner", Access::ReadOnly, Propagation::Bidirectional),
         mount("/etc/resolv.conf", Access::ReadWrite, Propagation::HostToContainer),
     ];
+    config.mounts = staged.iter().map(|staged| staged.mount.clone()).collect();
     insta::assert_json_snapshot!(spec_of(&config, &staged));
 }
 
@@ -191,7 +215,7 @@ fn resolv_conf_comes_from_the_request_or_the_host() {
 
 #[test]
 fn the_base_of_every_container() {
-    insta::assert_json_snapshot!(base_mounts(&test_security(), None, &[]));
+    insta::assert_json_snapshot!(base_mounts(&test_security(), None, &[], false));
 }
 
 #[test]
@@ -199,7 +223,7 @@ fn the_base_belongs_to_the_root_of_a_user_namespace() {
     let options = |size| {
         let uids = IdRange { host: 100_000, size };
         let gids = IdRange { host: 200_000, size };
-        let all = base_mounts(&test_security(), Some(&UserNamespace { uids, gids }), &[]);
+        let all = base_mounts(&test_security(), Some(&UserNamespace { uids, gids }), &[], false);
         let of = |place: &str| {
             all.iter()
                 .find(|base| base.place == Path::new(place))
@@ -230,11 +254,11 @@ fn volumes_take_the_place_of_the_base_but_not_of_proc() {
         propagation: Propagation::Private,
         options: Vec::new(),
     };
-    let places: Vec<_> = base_mounts(&test_security(), None, &[volume("/sys/", "/h")])
+    let places: Vec<_> = base_mounts(&test_security(), None, &[volume("/sys/", "/h")], true)
         .into_iter()
         .map(|base| base.place)
         .collect();
-    let expected: Vec<PathBuf> = ["/dev", "/dev/pts", "/dev/mqueue"].map(PathBuf::from).into();
+    let expected: Vec<PathBuf> = ["/proc", "/dev", "/dev/pts", "/dev/mqueue"].map(PathBuf::from).into();
     assert_eq!(places, expected);
 
     for (path, host, allowed) in [
@@ -244,11 +268,26 @@ fn volumes_take_the_place_of_the_base_but_not_of_proc() {
         ("/proc/meminfo", "/h", true),
         ("/procedure", "/h", true),
     ] {
-        let staged = [StagedMount {
-            mount: volume(path, host),
-            source: "/stage/m0".into(),
-        }];
-        let mounts = mounts::mounts(&staged);
-        assert_eq!(mounts.is_ok(), allowed, "{path} from {host}: {mounts:?}");
+        let volumes = [volume(path, host)];
+        let ordered = in_order(&volumes);
+        assert_eq!(ordered.is_ok(), allowed, "{path} from {host}: {ordered:?}");
     }
+}
+
+#[test]
+fn volumes_are_attached_after_what_they_lie_in() {
+    let volume = |path: &str| Mount {
+        container_path: path.into(),
+        source: MountSource::Host("/h".into()),
+        access: Access::ReadWrite,
+        propagation: Propagation::Private,
+        options: Vec::new(),
+    };
+    let volumes = ["/data/inner/most", "/b", "/data", "/a"].map(volume);
+    let places: Vec<_> = in_order(&volumes)
+        .unwrap()
+        .into_iter()
+        .map(|mount| mount.container_path.to_str().unwrap())
+        .collect();
+    assert_eq!(places, ["/b", "/data", "/a", "/data/inner/most"]);
 }

@@ -5,6 +5,8 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
+
 /// `struct mount_attr` of mount_setattr(2).
 #[repr(C)]
 #[derive(Default)]
@@ -36,6 +38,30 @@ pub fn set_idmap(fd: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
     let attr = MountAttr {
         set: MOUNT_ATTR_IDMAP,
         userns_fd: u64::from(userns.as_raw_fd().unsigned_abs()),
+        ..MountAttr::default()
+    };
+    set(fd, true, &attr)
+}
+
+/// Gives the mount behind `fd` the attributes `MOUNT_ATTR_*`, beside those it has.
+///
+/// # Errors
+/// Those of mount_setattr(2).
+pub fn set_attributes(fd: BorrowedFd<'_>, attributes: MountAttrFlags) -> io::Result<()> {
+    let attr = MountAttr {
+        set: attributes.bits().into(),
+        ..MountAttr::default()
+    };
+    set(fd, false, &attr)
+}
+
+/// Sets how mounts and unmounts travel to and from the whole tree behind `fd`.
+///
+/// # Errors
+/// Those of mount_setattr(2).
+pub fn set_propagation(fd: BorrowedFd<'_>, propagation: MountPropagationFlags) -> io::Result<()> {
+    let attr = MountAttr {
+        propagation: propagation.bits().into(),
         ..MountAttr::default()
     };
     set(fd, true, &attr)

@@ -204,6 +204,7 @@ impl Zygote {
                 .into_iter()
                 .map(|(place, fd)| (place, fds.put(fd)))
                 .collect(),
+            closed: request.closed,
             volumes: request.volumes,
             mounts: request.mounts.into_iter().map(|fd| fds.put(fd)).collect(),
             cgroups: request

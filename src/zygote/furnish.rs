@@ -1,4 +1,5 @@
-//! The base of a container's root: file systems and files of the pod, in place before libcontainer looks.
+//! The mounts of a container's root: file systems, files of the pod, volumes, and what closes paths; in place before
+//! libcontainer looks.
 
 use std::{
     io,
@@ -18,15 +19,19 @@ use rustix::{
 use super::{
     error::{Failure, Stage},
     home::file_system,
-    protocol::CreateWire,
+    protocol::{ClosedPaths, CreateWire},
 };
-use crate::model::{BaseMount, DeviceKind, DeviceNode};
+use crate::{
+    model::{BaseMount, DeviceKind, DeviceNode},
+    sys::mount::set_attributes,
+};
 
 /// Makes what the request wants in the staged root file system, and never outside it: the file systems of the base, the
-/// device nodes, a mount of its own for each volume of the image; then attaches `files` over their places.
+/// device nodes, a mount of its own for each volume of the image; then attaches `files` over their places, and closes
+/// paths.
 ///
 /// The calling process must be in the pod's namespaces: sysfs shows the network namespace of who mounts it, mqueue
-/// the ipc namespace. It must not be in the pod's user namespace, whose root may make no device.
+/// the ipc namespace, and proc the pid namespace. It must not be in the pod's user namespace, whose root may make no device.
 ///
 /// # Errors
 /// A [`Failure`] of the stage `mounts` that names the place.
@@ -53,6 +58,7 @@ pub(super) fn furnish(request: &CreateWire, files: &[(PathBuf, OwnedFd)]) -> Res
     for (place, file) in files {
         root.put(place, file.as_fd()).map_err(at(place))?;
     }
+    root.close(&request.closed, request.place.path())?;
     // The working folder may be on a read-only root, or come with a mount: then the chdir decides.
     let _ = root.folder(&request.cwd, ResolveFlags::empty());
     Ok(())
@@ -113,6 +119,45 @@ impl Root {
         Ok(move_mount(mount, "", target, "", ONTO)?)
     }
 
+    /// Makes paths read-only and hides others, with an empty folder and a null device that are made on the stage.
+    fn close(&self, closed: &ClosedPaths, stage: &Path) -> Result<(), Failure> {
+        let at = |place: &Path| {
+            let place = place.display().to_string();
+            move |error: io::Error| Failure::new(Stage::Mounts, place, error)
+        };
+        for place in &closed.readonly {
+            let Some(target) = self.existing(place).map_err(at(place))? else {
+                continue;
+            };
+            show(&target, "", READ_ONLY, &target).map_err(at(place))?;
+        }
+        if closed.masked.is_empty() {
+            return Ok(());
+        }
+        let stage = make_nothing(stage).map_err(at(stage))?;
+        for place in &closed.masked {
+            let Some(target) = self.existing(place).map_err(at(place))? else {
+                continue;
+            };
+            let is_folder = fstat(&target).map(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
+            let nothing = match is_folder.map_err(|errno| at(place)(errno.into()))? {
+                true => NO_FOLDER,
+                false => NO_FILE,
+            };
+            show(&stage, nothing, MountAttrFlags::MOUNT_ATTR_RDONLY, &target).map_err(at(place))?;
+        }
+        Ok(())
+    }
+
+    /// What is at `place`, the image's links followed inside the root; `None` where there is nothing.
+    fn existing(&self, place: &Path) -> io::Result<Option<OwnedFd>> {
+        match openat2(&self.top, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), INSIDE) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// The folder at `place`, made with its parents where it is missing.
     fn folder(&self, place: &Path, resolve: ResolveFlags) -> io::Result<OwnedFd> {
         let find = |path: &Path| openat2(&self.top, path, FOLDER, Mode::empty(), INSIDE | resolve);
@@ -149,6 +194,26 @@ impl Root {
     }
 }
 
+/// Attaches what is at `path` below `from`, with the mounts below it and with further attributes of its own, over `target`.
+fn show(from: &OwnedFd, path: &str, attributes: MountAttrFlags, target: &OwnedFd) -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(from, path, flags)?;
+    set_attributes(tree.as_fd(), attributes)?;
+    Ok(move_mount(tree, "", target, "", ONTO)?)
+}
+
+/// Makes a folder and a device in which there is nothing; answers where.
+fn make_nothing(stage: &Path) -> io::Result<OwnedFd> {
+    let stage = open(stage, FOLDER, Mode::empty())?;
+    mkdirat(&stage, NO_FOLDER, Mode::from_raw_mode(0o755))?;
+    let mode = Mode::from_raw_mode(0o666);
+    mknodat(&stage, NO_FILE, FileType::CharacterDevice, mode, makedev(1, 3))?;
+    Ok(stage)
+}
+
 /// Changes the owner of what has just been made by us, who are the node's root.
 fn give(parent: BorrowedFd<'_>, name: &std::ffi::OsStr, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
     if (uid, gid) == (0, 0) {
@@ -158,6 +223,14 @@ fn give(parent: BorrowedFd<'_>, name: &std::ffi::OsStr, (uid, gid): (u32, u32)) 
     chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
+/// Names on the stage.
+const NO_FOLDER: &str = "nothing";
+const NO_FILE: &str = "null";
+
+const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 const ONTO: MoveMountFlags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);

@@ -37,7 +37,7 @@ pub use client::{Created, Exec, Hold, Launch, PodInit, PodNamespaces, Zygote};
 pub use error::{Failure, Stage, ZygoteError};
 pub use halt::{HALT_PROGRAM, Halt, Outcome, main as halt_main};
 pub use protocol::{
-    CgroupJoin, CreateRequest, ExecProcess, ExecRequest, ExecStdio, HaltRequest, HookState, NamespaceFds,
+    CgroupJoin, ClosedPaths, CreateRequest, ExecProcess, ExecRequest, ExecStdio, HaltRequest, HookState, NamespaceFds,
     NamespaceKind, NamespacesRequest, Place, PodInitRequest, Stdio, namespace_path,
 };
 pub use server::main;

@@ -83,8 +83,10 @@ pub struct CreateRequest {
     pub base: Vec<BaseMount>,
     /// Made after `base`; the default ones of the spec's `/dev` are not among them.
     pub devices: Vec<DeviceNode>,
-    /// Detached mounts attached over these places in the root file system, after `base`.
+    /// Detached mounts attached over these places in the root file system, in this order, after `base`.
     pub files: Vec<(PathBuf, OwnedFd)>,
+    /// Closed when all else is attached.
+    pub closed: ClosedPaths,
     /// Folders of the root file system that are made where they are missing, and stay writable when the root is not.
     pub volumes: Vec<PathBuf>,
     /// Detached mounts (open_tree), the Nth attached at `place.mount(N)`.
@@ -117,6 +119,15 @@ pub struct CreateRequest {
     pub start_hooks: Vec<Hook>,
     /// What those are told, but for the pid.
     pub state: HookState,
+}
+
+/// Places in a container that are not for it. Those that it does not have are passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedPaths {
+    /// Show an empty folder, or a device without content.
+    pub masked: Vec<PathBuf>,
+    /// Can be read only, but for what is mounted below them.
+    pub readonly: Vec<PathBuf>,
 }
 
 /// What a create with a halt needs: see [`super::Halt`].
@@ -309,6 +320,7 @@ pub(super) struct CreateWire {
     pub base: Vec<BaseMount>,
     pub devices: Vec<DeviceNode>,
     pub files: Vec<(PathBuf, usize)>,
+    pub closed: ClosedPaths,
     pub volumes: Vec<PathBuf>,
     pub mounts: Vec<usize>,
     pub cgroups: Vec<(String, usize)>,

@@ -188,6 +188,7 @@ impl Box_ {
             base: Vec::new(),
             devices: Vec::new(),
             files: Vec::new(),
+            closed: Default::default(),
             volumes: Vec::new(),
             mounts: std::mem::take(&mut self.mounts),
             cgroups: Vec::new(),
