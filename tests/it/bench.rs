@@ -145,6 +145,33 @@ fn check_report(page: &str, study: &Value) {
 }
 
 #[test]
+fn pods_that_come_and_go_are_told_in_ten_parts() {
+    let node = Node::start();
+    node.registry();
+    let output = bench(
+        &node,
+        "churn",
+        &[("a", &node)],
+        "--rounds 20 --warm-up 0 --pause-ms 0 --concurrency 2 --network host --json -",
+    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let study: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let measurements = study["measurements"].as_array().expect("measurements");
+    let count = |name: &str| {
+        let found = measurements.iter().find(|each| each["name"] == name);
+        let values = found.and_then(|found| found["rows"][0]["values"].as_array());
+        values.map(Vec::len)
+    };
+    for part in 1..=10 {
+        assert_eq!(count(&format!("pod-up, part {part}")), Some(2));
+        assert_eq!(count(&format!("pod-down, part {part}")), Some(2));
+    }
+    assert_eq!(count("cycles"), Some(10));
+    let left = node.cri.list_pod_sandbox(v1::ListPodSandboxRequest::default());
+    assert_eq!(left.expect("list").items, [], "all of them went");
+}
+
+#[test]
 fn a_call_that_fails_is_named_with_its_endpoint_and_nothing_stays() {
     let before = traces();
     let node = Node::start();

@@ -1,6 +1,7 @@
 //! What can be measured, one file each.
 
 mod burst;
+mod churn;
 mod exec;
 mod list;
 mod memory;
@@ -18,6 +19,7 @@ pub async fn measure(subject: Subject, bench: &mut Bench<'_>) -> anyhow::Result<
         Subject::Pod => pod::measure(bench).await,
         Subject::Exec => exec::measure(bench).await,
         Subject::Burst => burst::measure(bench).await,
+        Subject::Churn => churn::measure(bench).await,
         Subject::List => list::measure(bench).await,
         Subject::Pull => pull::measure(bench).await,
         Subject::Memory => memory::measure(bench).await,
