@@ -33,6 +33,8 @@ pub struct Snapshots {
     root: PathBuf,
     /// Where every layer is.
     layers: PathBuf,
+    /// Below every image's layers, see [`make_base`].
+    base: PathBuf,
     /// See [`Snapshots::place`].
     place: PathBuf,
 }
@@ -57,11 +59,18 @@ impl Snapshots {
             let found = fs::metadata(folder).map_err(io("examine", folder));
             found.map(|meta| meta.dev())
         };
+        let base = images.join("base");
+        make_base(&base).map_err(io("make", &base))?;
         let place = match device(&root)? == device(images)? {
             true => images.to_owned(),
             false => root.clone(),
         };
-        Ok(Self { root, layers, place })
+        Ok(Self {
+            root,
+            layers,
+            base,
+            place,
+        })
     }
 
     /// The folder that stands for the file system of the writable layers: the images' folder when both are on one, because
@@ -88,27 +97,23 @@ impl Snapshots {
         layers: &[PathBuf],
         mapped: Option<Mapped<'_>>,
     ) -> Result<OwnedFd, ImageError> {
-        let folder = self.folder(id)?;
-        let (upper, empty) = (folder.join("upper"), folder.join("empty"));
+        let folder = self.folder(id, &["upper", "work"])?;
+        let upper = folder.join("upper");
         // The root folder of what the container sees is the upper one: it looks as the topmost layer's.
-        let like = layers.last().unwrap_or(&empty);
+        let like = layers.last().unwrap_or(&self.base);
         let meta = fs::metadata(like).map_err(io("examine", like))?;
-        let mode = if layers.is_empty() {
-            0o755
-        } else {
-            meta.permissions().mode() & 0o7777
-        };
+        let mode = meta.permissions().mode() & 0o7777;
         if let Some(Mapped { ids, .. }) = mapped {
             let (uid, gid) = (ids.uids.to_host(meta.uid()), ids.gids.to_host(meta.gid()));
             std::os::unix::fs::chown(&upper, uid.or(Some(ids.uids.host)), gid.or(Some(ids.gids.host)))
                 .map_err(io("set the owner of", &upper))?;
         }
         fs::set_permissions(&upper, PermissionsExt::from_mode(mode)).map_err(io("set the mode of", &upper))?;
-        let lower: Vec<&Path> = if layers.is_empty() {
-            vec![&empty]
-        } else {
-            layers.iter().rev().map(PathBuf::as_path).collect()
-        };
+        let mut lower: Vec<&Path> = layers.iter().rev().map(PathBuf::as_path).collect();
+        // It is not id-mapped as the layers are: what is missing is made there for each container.
+        if mapped.is_none() || layers.is_empty() {
+            lower.push(&self.base);
+        }
         self.overlay(&lower, Some(&folder), mapped)
             .map_err(io("mount an overlay on", &folder))
     }
@@ -123,7 +128,7 @@ impl Snapshots {
         layers: &[PathBuf],
         mapped: Option<Mapped<'_>>,
     ) -> Result<OwnedFd, ImageError> {
-        let folder = self.folder(id)?;
+        let folder = self.folder(id, &["empty"])?;
         let empty = folder.join("empty");
         // Without an upper folder overlayfs wants two others: this one shows nothing.
         let lower: Vec<&Path> = layers.iter().rev().chain([&empty]).map(PathBuf::as_path).collect();
@@ -149,10 +154,10 @@ impl Snapshots {
         probed
     }
 
-    /// A container's folder with all that overlayfs needs in it.
-    fn folder(&self, id: &ContainerId) -> Result<PathBuf, ImageError> {
+    /// A container's folder with what overlayfs needs in it.
+    fn folder(&self, id: &ContainerId, needed: &[&str]) -> Result<PathBuf, ImageError> {
         let folder = self.root.join(id.as_str());
-        for path in ["upper", "work", "empty"].map(|name| folder.join(name)) {
+        for path in needed.iter().map(|name| folder.join(name)) {
             fs::create_dir_all(&path).map_err(io("make", &path))?;
         }
         Ok(folder)
@@ -219,6 +224,27 @@ impl Snapshots {
         set_idmap(layers.as_fd(), mapped.namespace)?;
         Ok(layers)
     }
+}
+
+/// The places of what every container gets mounted: they are not made in its own folder then, each on the disk and each to
+/// be removed, when its image lacks them. Nobody sees them but below a mount.
+fn make_base(base: &Path) -> io::Result<()> {
+    for (folder, mode) in [
+        ("", 0o755),
+        ("dev", 0o755),
+        ("proc", 0o555),
+        ("sys", 0o555),
+        ("etc", 0o755),
+    ] {
+        let path = base.join(folder);
+        fs::create_dir_all(&path)?;
+        fs::set_permissions(&path, PermissionsExt::from_mode(mode))?;
+    }
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        let file = fs::File::create(base.join("etc").join(name))?;
+        file.set_permissions(PermissionsExt::from_mode(0o644))?;
+    }
+    Ok(())
 }
 
 fn remove(folder: &Path) -> Result<(), ImageError> {
@@ -362,6 +388,27 @@ mod test {
         assert_eq!(read(&root, "f").unwrap(), "b");
         let view = by_mount(&[&path("a"), &path("empty")], None, None).unwrap();
         assert_eq!(read(&view, "f").unwrap(), "a");
+    }
+
+    #[test]
+    fn the_places_of_mounts_are_there_without_being_made() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path()).unwrap();
+        let layer = dir.path().join("layer");
+        fs::create_dir_all(layer.join("etc")).unwrap();
+        fs::write(layer.join("etc/hosts"), "the image's").unwrap();
+        let id = ContainerId::random();
+        let root = snapshots.prepare(&id, &[layer], None).unwrap();
+        assert_eq!(read(&root, "etc/hosts").unwrap(), "the image's");
+        for (place, mode) in [("proc", 0o555), ("dev", 0o755), ("etc/resolv.conf", 0o644)] {
+            let stat = rustix::fs::statat(&root, place, rustix::fs::AtFlags::empty()).unwrap();
+            assert_eq!(stat.st_mode & 0o7777, mode, "{place}");
+        }
+        assert_eq!(fs::read_dir(snapshots.upper(&id)).unwrap().count(), 0);
     }
 
     #[test]
