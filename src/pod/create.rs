@@ -391,7 +391,9 @@ impl Inner {
         pinned: PodNamespaces,
         security: &Security,
     ) -> Result<(Vec<SpecNamespace>, NamespaceFds), PodError> {
-        let mut spec = vec![("mount", None)];
+        // The helper's own, but for a user namespace, whose root must own it.
+        let own = pinned.user.is_none().then(|| PathBuf::from("/proc/self/ns/mnt"));
+        let mut spec = vec![("mount", own)];
         if pinned.user.is_some() {
             spec.push(("user", Some(zygote::namespace_path(NamespaceKind::User))));
         }

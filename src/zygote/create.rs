@@ -1,7 +1,7 @@
 //! Makes a container: S becomes its shim, H makes its world and becomes init.
 //!
 //! ```text
-//! zygote ─fork─▶ S: setsid, subreaper, sockets and pipes ─fork─▶ H: cgroup, mounts, init: libcontainer, answer
+//! zygote ─fork─▶ S: subreaper, sockets and pipes ─fork─▶ H: cgroup, mounts, init: libcontainer, answer
 //!                └─ exec: the shim, parent of H
 //! ```
 //! S executes the shim without waiting for H: the shim learns init's pid over a pipe, or from its end that there is
@@ -25,7 +25,7 @@ use rustix::{
     mount::{MountAttrFlags, MountPropagationFlags, mount_change},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, Signal, getpid, kill_process, set_child_subreaper, setsid, umask},
+    process::{Pid, Signal, getpid, kill_process, set_child_subreaper, umask},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_name},
 };
 
@@ -74,7 +74,6 @@ pub(super) fn sweep(dir: &Path) {
 fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<std::convert::Infallible> {
     let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Sockets, what, error);
     process::reset_signals(true, false);
-    let _ = setsid();
     set_child_subreaper(Some(getpid())).map_err(|e| step("become a subreaper")(e.into()))?;
     let _ = set_name(c"inro-shim");
 
@@ -286,7 +285,8 @@ fn make_world(request: &CreateWire, parts: &mut Parts, clock: &mut Stopwatch) ->
         fs::copy(request.dir.join(CONFIG), bundle.join(CONFIG))
             .map_err(|e| Failure::new(Stage::Mounts, "put the spec into the bundle", e))?;
     }
-    furnish(request, &std::mem::take(&mut parts.files))?;
+    let (files, cgroups) = (std::mem::take(&mut parts.files), std::mem::take(&mut parts.cgroups));
+    furnish(request, &files, &cgroups)?;
     clock.lap("mounts");
     Ok(())
 }
@@ -298,7 +298,6 @@ fn last_step(request: CreateWire, parts: Parts, ready: Ready) -> Result<LastStep
         apparmor: request.apparmor,
         ready: Rc::new(ready),
         started: Rc::new(started_pipe(&request.dir)?),
-        cgroups: Rc::new(parts.cgroups),
         hooks: request.start_hooks,
         state: request.state,
     })

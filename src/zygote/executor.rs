@@ -5,33 +5,26 @@ use std::{
     ffi::CString,
     fs::File,
     io::{self, Write},
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::PermissionsExt,
-    },
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use oci_spec::runtime::{Process, Spec};
-use rustix::{
-    fs::{Access, AtFlags, CWD, Mode, accessat},
-    mount::MountAttrFlags,
-};
+use rustix::fs::{Access, AtFlags, CWD, Mode, accessat};
 
 use super::{
     confine::{change_profile, confine, own_proc},
     error::{Failure, Stage},
     halt,
-    home::{attach, file_system, place_for},
     init::Ready,
     protocol::HookState,
     server::c,
 };
 use crate::{
     model::{CapabilitySets, Hook},
-    sys::{fork::exit, mount::set_readonly, process, program},
+    sys::{fork::exit, process, program},
 };
 
 /// What init does when it is started.
@@ -44,8 +37,6 @@ pub(super) struct LastStep {
     pub ready: Rc<Ready>,
     /// Closes at a successful exec; otherwise gets the failure first.
     pub started: Rc<File>,
-    /// The container's folder in each hierarchy, to be seen below `/sys/fs/cgroup`; on v2 as `/sys/fs/cgroup` itself.
-    pub cgroups: Rc<Vec<(String, OwnedFd)>>,
     /// Run once init is confined, before its program; libcontainer would run them before.
     pub hooks: Vec<Hook>,
     /// What they are told, but for the pid.
@@ -56,7 +47,6 @@ impl Executor for LastStep {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         process::close_numbers(halt::SOCKET, halt::SOCKET);
         let attempt = || {
-            show_cgroups(&self.cgroups)?;
             // Refused before the create is answered, not after the start.
             let process = process_of(spec)?;
             find(&args_of(process)?[0], env_of(process))?;
@@ -134,39 +124,6 @@ impl LastStep {
         }
         Ok(())
     }
-}
-
-/// Attaches the hierarchies, from inside the container: libcontainer would walk its mount table for each.
-fn show_cgroups(hierarchies: &[(String, OwnedFd)]) -> Result<(), Failure> {
-    if hierarchies.is_empty() {
-        return Ok(());
-    }
-    let attach_all = || -> io::Result<()> {
-        if let [(name, whole)] = hierarchies
-            && name.is_empty()
-        {
-            attach(whole, CGROUPS)?;
-            process::close_numbers(whole.as_raw_fd(), whole.as_raw_fd());
-            return Ok(());
-        }
-        let attributes =
-            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let folder = file_system("tmpfs", &[("mode", "0755"), ("size", "64k")], attributes)?;
-        attach(&folder, CGROUPS)?;
-        for (name, hierarchy) in hierarchies {
-            let place = Path::new(CGROUPS).join(name);
-            place_for(hierarchy, &place)?;
-            attach(hierarchy, &place)?;
-            // A hierarchy of several controllers is found by each one's name too.
-            for controller in name.split(',').filter(|part| part != name) {
-                std::os::unix::fs::symlink(name, Path::new(CGROUPS).join(controller))?;
-            }
-            // Init may wait for its start for days: it need not hold what is attached.
-            process::close_numbers(hierarchy.as_raw_fd(), hierarchy.as_raw_fd());
-        }
-        set_readonly(folder.as_fd(), false)
-    };
-    attach_all().map_err(|error| Failure::new(Stage::Mounts, CGROUPS, error))
 }
 
 /// A program found, with everything execve(2) needs already in place.
@@ -274,9 +231,6 @@ fn env_of(process: &Process) -> &[String] {
 
 /// What engines use when the image names none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Where a container looks for its cgroups.
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 const CARRIED: &str = "inro-failure:";
 

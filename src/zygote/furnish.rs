@@ -13,12 +13,13 @@ use rustix::{
         open, openat, openat2,
     },
     io::Errno,
-    mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+    mount::{MountAttrFlags, OpenTreeFlags, open_tree},
 };
 
 use super::{
     error::{Failure, Stage},
-    home::file_system,
+    hierarchies,
+    home::{file_system, onto},
     protocol::{ClosedPaths, CreateWire},
 };
 use crate::{
@@ -27,15 +28,19 @@ use crate::{
 };
 
 /// Makes what the request wants in the staged root file system, and never outside it: the file systems of the base, the
-/// device nodes, a mount of its own for each volume of the image; then attaches `files` over their places, and closes
-/// paths.
+/// device nodes, a mount of its own for each volume of the image; then attaches `files` over their places, shows
+/// the cgroups, and closes paths.
 ///
 /// The calling process must be in the pod's namespaces: sysfs shows the network namespace of who mounts it, mqueue
 /// the ipc namespace, and proc the pid namespace. It must not be in the pod's user namespace, whose root may make no device.
 ///
 /// # Errors
 /// A [`Failure`] of the stage `mounts` that names the place.
-pub(super) fn furnish(request: &CreateWire, files: &[(PathBuf, OwnedFd)]) -> Result<(), Failure> {
+pub(super) fn furnish(
+    request: &CreateWire,
+    files: &[(PathBuf, OwnedFd)],
+    cgroups: &[(String, OwnedFd)],
+) -> Result<(), Failure> {
     let top =
         open(request.place.rootfs(), FOLDER, Mode::empty()).map_err(|e| Failure::new(Stage::Mounts, "the root", e))?;
     let root = Root {
@@ -58,6 +63,13 @@ pub(super) fn furnish(request: &CreateWire, files: &[(PathBuf, OwnedFd)]) -> Res
     for (place, file) in files {
         root.put(place, file.as_fd()).map_err(at(place))?;
     }
+    if !cgroups.is_empty() {
+        let place = Path::new(hierarchies::CGROUPS);
+        let shown = root.folder(place, ResolveFlags::empty());
+        shown
+            .and_then(|target| hierarchies::show(cgroups, &target))
+            .map_err(at(place))?;
+    }
     root.close(&request.closed, request.place.path())?;
     // The working folder may be on a read-only root, or come with a mount: then the chdir decides.
     let _ = root.folder(&request.cwd, ResolveFlags::empty());
@@ -78,7 +90,7 @@ impl Root {
         let made = file_system(&mount.kind, &options, attributes)?;
         // A link here could put the file system over something else of the image that is trusted to be itself.
         let place = self.folder(&mount.place, ResolveFlags::NO_SYMLINKS)?;
-        Ok(move_mount(made, "", place, "", ONTO)?)
+        onto(made, place)
     }
 
     /// Makes a node, in the place of a file of the image if there is one.
@@ -106,7 +118,7 @@ impl Root {
         let place = self.folder(place, ResolveFlags::empty())?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = open_tree(&place, "", flags)?;
-        Ok(move_mount(tree, "", place, "", ONTO)?)
+        onto(tree, place)
     }
 
     /// Attaches a folder over a folder, anything else over a file; the image's links are followed inside the root.
@@ -116,7 +128,7 @@ impl Root {
             true => self.folder(place, ResolveFlags::empty())?,
             false => self.file(place)?,
         };
-        Ok(move_mount(mount, "", target, "", ONTO)?)
+        onto(mount, target)
     }
 
     /// Makes paths read-only and hides others, with an empty folder and a null device that are made on the stage.
@@ -202,7 +214,7 @@ fn show(from: &OwnedFd, path: &str, attributes: MountAttrFlags, target: &OwnedFd
         | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(from, path, flags)?;
     set_attributes(tree.as_fd(), attributes)?;
-    Ok(move_mount(tree, "", target, "", ONTO)?)
+    onto(tree, target)
 }
 
 /// Makes a folder and a device in which there is nothing; answers where.
@@ -233,4 +245,3 @@ const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
-const ONTO: MoveMountFlags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);

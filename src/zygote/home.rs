@@ -25,9 +25,11 @@ use rustix::{
     thread::UnshareFlags,
 };
 
+use super::hierarchies;
 use crate::sys::{fork::unshare, mount::set_readonly};
 
-/// Leaves the host's mounts behind: a tmpfs with /proc, /dev, /sys, /stage and the state folder at its own path.
+/// Leaves the host's mounts behind: a tmpfs with /proc, /dev, /sys, /stage, the places of v1 hierarchies, and the state folder
+/// at its own path.
 pub(super) fn move_in(state_dir: &Path) -> io::Result<()> {
     unshare(UnshareFlags::NEWNS)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
@@ -44,6 +46,7 @@ pub(super) fn move_in(state_dir: &Path) -> io::Result<()> {
     for dir in ["proc", "sys", "dev", "stage"] {
         DirBuilder::new().mode(0o755).create(dir)?;
     }
+    hierarchies::make_places()?;
     let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     attach(
         &file_system("proc", &[], nosuid | MountAttrFlags::MOUNT_ATTR_NODEV)?,
@@ -137,6 +140,12 @@ pub(super) fn attach(mount: impl AsFd, place: impl AsRef<Path>) -> io::Result<()
         place.as_ref(),
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )?)
+}
+
+/// Attaches a detached mount over what `target` is.
+pub(super) fn onto(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(mount, "", target, "", flags)?)
 }
 
 /// Creates the place for a mount: a folder for a folder, an empty file for anything else.

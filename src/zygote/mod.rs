@@ -23,6 +23,7 @@ mod exec;
 mod executor;
 mod furnish;
 mod halt;
+mod hierarchies;
 mod hold;
 mod home;
 mod init;

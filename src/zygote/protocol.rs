@@ -91,8 +91,8 @@ pub struct CreateRequest {
     pub volumes: Vec<PathBuf>,
     /// Detached mounts (open_tree), the Nth attached at `place.mount(N)`.
     pub mounts: Vec<OwnedFd>,
-    /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name, which init attaches below
-    /// `/sys/fs/cgroup`; or the one of v2 without a name, attached there. The spec has no mount there.
+    /// Detached mounts of the container's folder in each v1 hierarchy, by the hierarchy's name, which the helper attaches below
+    /// `/sys/fs/cgroup`, after the files; or the one of v2 without a name, attached there. The spec has no mount there.
     pub cgroups: Vec<(String, OwnedFd)>,
     pub namespaces: NamespaceFds,
     pub cgroup: CgroupJoin,
