@@ -18,7 +18,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{Gid, Mode, OFlags, Uid, fchown, fstat, fstatfs, major, minor, open},
+    fs::{Gid, Mode, OFlags, Uid, fchown, fstat, fstatfs, major, minor, open, stat},
     io::Errno,
     process::{
         Pid, PidfdFlags, WaitOptions, chdir, getcwd, getpid, ioctl_tiocsctty, pidfd_open, set_child_subreaper, setsid,
@@ -62,7 +62,6 @@ enum News {
 pub(super) fn work(context: Context, request: ExecWire, fds: Incoming) -> ! {
     let _ = set_name(c"inro-exec");
     process::reset_signals(true, false);
-    let _ = setsid();
     let started = set_child_subreaper(Some(getpid()))
         .map_err(|e| Failure::new(Stage::Fork, "become a subreaper", e))
         .and_then(|()| launch(&context, request, fds));
@@ -249,7 +248,7 @@ fn enter(parts: &Parts) -> Result<()> {
     if let Ok(score) = fs::read(format!("/proc/{}/oom_score_adj", parts.init_pid)) {
         let _ = fs::write("/proc/self/oom_score_adj", score);
     }
-    let users = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/user"));
+    let users = |whose: &str| stat(format!("/proc/{whose}/ns/user")).map(|stat| (stat.st_dev, stat.st_ino));
     let theirs = users(&parts.init_pid.to_string()).map_err(|e| Failure::new(Stage::Gone, "user", e))?;
     let mut kinds = NAMESPACES;
     // Any other may be ours already; this one must not.

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, open},
-    process::{DumpableBehavior, set_child_subreaper, set_dumpable_behavior, umask},
+    process::{DumpableBehavior, set_child_subreaper, set_dumpable_behavior, setsid, umask},
     stdio::{dup2_stdin, dup2_stdout},
     thread::{set_name, set_thread_groups},
 };
@@ -63,6 +63,8 @@ fn set_up(state_dir: &std::path::Path, shim: &[u8]) -> io::Result<(OwnedFd, Owne
     // SIGCHLD ignored: our children need no waiting. SIGPIPE ignored: a lost peer is an error code.
     process::reset_signals(true, true);
     set_name(c"inro-zygote")?;
+    // Of all that comes of us: a terminal that the daemon was started on is not its.
+    let _ = setsid();
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // Orphans of our workers come to us and vanish, also where the node's first process does not reap.
     set_child_subreaper(Some(rustix::process::getpid()))?;
