@@ -20,17 +20,14 @@ use std::{
     collections::HashSet,
     fs, io,
     net::{IpAddr, Ipv4Addr},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    model::{ErrorKind, NetDevice, PortMapping, Protocol, SandboxConfig, SandboxId},
-    sys::thread::in_network_namespace,
-};
+use crate::model::{ErrorKind, NetDevice, PortMapping, Protocol, SandboxConfig, SandboxId};
 pub use device::MovedDevice;
 use lease::{Leases, Subnet};
 use netlink::Netlink;
@@ -199,7 +196,8 @@ impl Network {
         true
     }
 
-    /// Brings `lo` up, gives the pod its address and opens its host ports. Blocks for a few milliseconds.
+    /// Brings `lo` up, gives the pod its address and opens its host ports. `route` is a route socket that was opened in
+    /// `netns`. Blocks for a few milliseconds.
     ///
     /// # Errors
     /// [`NetError::HostPort`], [`NetError::PortTaken`], [`NetError::Exhausted`], [`NetError::Netlink`]. What was made is
@@ -208,37 +206,35 @@ impl Network {
         &self,
         id: &SandboxId,
         netns: BorrowedFd<'_>,
+        route: OwnedFd,
         config: &SandboxConfig,
     ) -> Result<Attachment, NetError> {
         let inner = &self.inner;
+        let mut inside = Netlink::over(route);
         if inner.config.mode == Mode::None {
             if config.port_mappings.iter().any(|mapping| mapping.host_port != 0) {
                 return Err(NetError::NoAddresses);
             }
-            in_network_namespace(netns, || Netlink::open()?.up(1)).map_err(during("bring lo up"))?;
+            inside.loopback_up().map_err(during("bring lo up"))?;
             return Ok(Attachment::default());
         }
-        let bridge = inner.bridge()?;
+        // With its table, which ports are opened in.
+        inner.bridge(None)?;
         let (address, subnet) = inner.lease(id)?;
         let openings = Ports::openings(id, address, &config.port_mappings)?;
         let hairpin = !openings.is_empty();
         inner.open_ports(id, openings)?;
         let host_end = host_end(id);
-        Netlink::open()
-            .and_then(|mut netlink| {
-                netlink.veth(&host_end, "eth0", netns.as_raw_fd(), bridge, inner.config.mtu)?;
-                if hairpin { netlink.hairpin(&host_end) } else { Ok(()) }
-            })
-            .map_err(during(&format!("make {host_end}")))?;
-        in_network_namespace(netns, || {
-            let mut netlink = Netlink::open()?;
-            netlink.up(1)?;
-            let eth0 = netlink.index("eth0")?;
-            netlink.address(eth0, address, subnet.prefix)?;
-            netlink.up(eth0)?;
-            netlink.default_route(eth0, subnet.gateway())
-        })
-        .map_err(during("configure eth0"))?;
+        inner.make_veth(&host_end, netns)?;
+        if hairpin {
+            Netlink::open()
+                .and_then(|mut netlink| netlink.hairpin(&host_end))
+                .map_err(during(&format!("let {host_end} ask itself")))?;
+        }
+        inside
+            .index("eth0")
+            .and_then(|eth0| inside.furnish(eth0, address, subnet.prefix, subnet.gateway()))
+            .map_err(during("configure eth0"))?;
         Ok(Attachment {
             ips: vec![address.into()],
         })
@@ -281,7 +277,7 @@ impl Network {
             inner.ports().insert(&pod.id, openings);
         }
         let made = if addressed {
-            inner.bridge().map(drop)
+            inner.bridge(None).map(drop)
         } else {
             // One that an earlier life left: its rules would outlive the pods they are for.
             table::remove(&inner.config.bridge).map_err(during("remove the nftables table"))
@@ -325,18 +321,27 @@ impl Network {
 }
 
 impl Inner {
-    /// The bridge's index; makes it with its addresses and table when it is not there.
-    fn bridge(&self) -> Result<u32, NetError> {
+    /// The bridge's index; makes it with its addresses and table when it is not known to be there, or `not` what it was.
+    fn bridge(&self, not: Option<u32>) -> Result<u32, NetError> {
         let mut known = self.bridge.lock().expect("no panic while the bridge is made");
-        let there = || Netlink::open().and_then(|netlink| netlink.index(&self.config.bridge));
-        if let Some(index) = *known
-            && there().ok() == Some(index)
-        {
-            return Ok(index);
+        match *known {
+            Some(index) if not != Some(index) => Ok(index),
+            _ => Ok(*known.insert(self.make_bridge()?)),
         }
-        let index = self.make_bridge()?;
-        *known = Some(index);
-        Ok(index)
+    }
+
+    /// Makes a pod's pair of interfaces: `host_end` on the bridge and `eth0` in `netns`.
+    fn make_veth(&self, host_end: &str, netns: BorrowedFd<'_>) -> Result<(), NetError> {
+        let fail = during(&format!("make {host_end}"));
+        let mut netlink = Netlink::open().map_err(&fail)?;
+        let mut make = |bridge: u32| netlink.veth(host_end, "eth0", netns.as_raw_fd(), bridge, self.config.mtu);
+        let bridge = self.bridge(None)?;
+        let Err(error) = make(bridge) else { return Ok(()) };
+        // Somebody may have taken the bridge away.
+        match self.bridge(Some(bridge))? {
+            same if same == bridge => Err(fail(error)),
+            other => make(other).map_err(&fail),
+        }
     }
 
     fn make_bridge(&self) -> Result<u32, NetError> {

@@ -56,6 +56,7 @@ pub fn open_namespaces(folder: &Path) -> Result<PodNamespaces, PodError> {
         net: open("net")?,
         ipc: open("ipc")?,
         uts: open("uts")?,
+        route: None,
     })
 }
 
@@ -121,6 +122,7 @@ mod test {
                 net: own("net"),
                 ipc: None,
                 uts: own("uts"),
+                route: None,
             },
         )
         .unwrap();

@@ -1,6 +1,11 @@
 //! RunPodSandbox: namespaces, network, shared memory and files of a pod; no process unless its PID namespace is shared.
 
-use std::{fs, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     Inner, PodError, Pods, blocking,
@@ -100,19 +105,15 @@ impl Inner {
         &self,
         plan: &SandboxPlan,
         folder: &Folder,
-        namespaces: PodNamespaces,
+        mut namespaces: PodNamespaces,
     ) -> Result<(PodNamespaces, Vec<std::net::IpAddr>), PodError> {
         let (network, plan, folder) = (self.with.network.clone(), plan.clone(), folder.clone());
         let root = plan.config.namespaces.user.as_ref().map_or((0, 0), UserNamespace::root);
         blocking(move || {
             pins::pin_namespaces(folder.path(), &namespaces)?;
-            let ips = match &namespaces.net {
-                Some(netns) => {
-                    network
-                        .attach(&plan.id, std::os::fd::AsFd::as_fd(netns), &plan.config)?
-                        .ips
-                }
-                None => Vec::new(),
+            let ips = match (&namespaces.net, namespaces.route.take()) {
+                (Some(netns), Some(route)) => network.attach(&plan.id, netns.as_fd(), route, &plan.config)?.ips,
+                _ => Vec::new(),
             };
             if namespaces.ipc.is_some() {
                 pins::mount_shm(folder.path(), root)?;
