@@ -12,6 +12,7 @@ mod message;
 mod netlink;
 mod nft;
 mod ports;
+mod removal;
 mod subnets;
 mod table;
 mod usage;
@@ -23,6 +24,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,7 @@ pub use device::MovedDevice;
 use lease::{Leases, Subnet};
 use netlink::Netlink;
 use ports::{Opening, Ports};
+use removal::Removals;
 use subnets::Subnets;
 pub use usage::interfaces_of;
 
@@ -161,6 +164,8 @@ struct Inner {
     ports: Mutex<Ports>,
     /// The bridge's index once it is known to be there with its addresses and its table. Held while they are made.
     bridge: Mutex<Option<u32>>,
+    /// Devices of stopped pods, and then their addresses.
+    removals: Removals,
 }
 
 impl Network {
@@ -187,6 +192,7 @@ impl Network {
             subnets: Mutex::new(subnets),
             ports: Mutex::default(),
             bridge: Mutex::default(),
+            removals: Removals::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -197,7 +203,7 @@ impl Network {
     }
 
     /// Brings `lo` up, gives the pod its address and opens its host ports. `route` is a route socket that was opened in
-    /// `netns`. Blocks for a few milliseconds.
+    /// `netns`. Blocks for a millisecond, and where no address is free until those of stopped pods are.
     ///
     /// # Errors
     /// [`NetError::HostPort`], [`NetError::PortTaken`], [`NetError::Exhausted`], [`NetError::Netlink`]. What was made is
@@ -240,33 +246,40 @@ impl Network {
         })
     }
 
-    /// Takes a pod's host ports, interface and address away; nothing to do when there are none.
+    /// Takes a pod's host ports away, and soon its interface and then its address; nothing to do when there are none.
+    ///
+    /// The interface goes with the pod's network namespace, or is deleted when that takes too long. Its address is free
+    /// after that and not earlier. A failure there is logged, and tried again with the next call for any pod.
     ///
     /// # Errors
-    /// [`NetError::Netlink`], [`NetError::Io`]: the address stays leased then.
+    /// [`NetError::Netlink`]: everything stays as it is then.
     pub fn detach(&self, id: &SandboxId) -> Result<(), NetError> {
         if !self.inner.leases.has(id) {
             return Ok(());
         }
         self.inner.close_ports(id)?;
-        // The address may be given to another only when no packet for it can come here any more.
-        let name = host_end(id);
-        Netlink::open()
-            .and_then(|mut n| n.delete(&name))
-            .map_err(during(&format!("remove {name}")))?;
-        self.inner.leases.give_back(id)
+        self.inner.remove_later(id);
+        Ok(())
+    }
+
+    /// Waits until what was detached is gone, at most for `limit`. What is left is the next start's to remove.
+    pub fn settle(&self, limit: Duration) {
+        match self.inner.removals.settle(limit) {
+            0 => {}
+            left => tracing::warn!(left, "interfaces of stopped pods are left to the next start"),
+        }
     }
 
     /// Takes up the pods that go on, with their host ports, and takes away what those that no longer exist have left:
-    /// after a crash or a reboot.
+    /// after a crash or a reboot. A pod that was stopped no longer exists, and its interface may still be there.
     ///
     /// # Errors
-    /// As [`Network::detach`]; the rest is done all the same.
+    /// [`NetError::Netlink`], [`NetError::Io`]: an address stays leased then; the rest is done all the same.
     pub fn recover(&self, live: &[LivePod]) -> Result<(), NetError> {
         let inner = &self.inner;
         let known: HashSet<&SandboxId> = live.iter().map(|pod| &pod.id).collect();
         let stale = inner.leases.owners().into_iter().filter(|id| !known.contains(id));
-        let freed = stale.map(|id| self.detach(&id)).fold(Ok(()), Result::and);
+        let freed = stale.map(|id| inner.remove_now(&id)).fold(Ok(()), Result::and);
         let mut addressed = false;
         for pod in live {
             let Some(IpAddr::V4(address)) = pod.ips.first().copied() else {
@@ -363,8 +376,19 @@ impl Inner {
         Ok(index)
     }
 
-    /// An address for a pod, and the subnet that it is of.
-    fn lease(&self, id: &SandboxId) -> Result<(Ipv4Addr, Subnet), NetError> {
+    /// An address for a pod, and the subnet that it is of. Where none is free but pods were stopped, theirs are waited for.
+    fn lease(self: &Arc<Self>, id: &SandboxId) -> Result<(Ipv4Addr, Subnet), NetError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let seen = self.removals.done();
+            match self.take_lease(id) {
+                Err(NetError::Exhausted { .. }) if self.wait_for_removal(seen, deadline) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn take_lease(&self, id: &SandboxId) -> Result<(Ipv4Addr, Subnet), NetError> {
         let subnets = self.subnets();
         let current = subnets.current();
         Ok((self.leases.take(&current, &subnets.gateways(), id)?, current))
@@ -465,6 +489,9 @@ fn during(what: &str) -> impl Fn(io::Error) -> NetError + use<> {
         source,
     }
 }
+
+/// How long a new pod waits for addresses of stopped ones.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An IPv4 address as the kernel's messages have it.
 fn octets(address: Ipv4Addr) -> [u8; 4] {

@@ -4,9 +4,14 @@ use std::{
     io,
     net::Ipv4Addr,
     os::fd::{OwnedFd, RawFd},
+    time::{Duration, Instant},
 };
 
-use rustix::net::{RecvFlags, SendFlags, netdevice::name_to_index, netlink::SocketAddrNetlink, recv, sendto};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{RecvFlags, SendFlags, bind, netdevice::name_to_index, netlink::SocketAddrNetlink, recv, sendto},
+};
 
 use super::{
     message::{
@@ -42,6 +47,8 @@ const RTA_GATEWAY: u16 = 5;
 const RTA_OIF: u16 = 4;
 const UP: u32 = 1;
 const LOOPBACK: u32 = 1;
+/// Multicast group of what happens to interfaces, as a bit of the address.
+const RTMGRP_LINK: u32 = 1;
 const INET: u8 = 2;
 const BRIDGE: u8 = 7;
 
@@ -231,6 +238,57 @@ impl Netlink {
             outcome = outcome.and(result);
             if sequence == last {
                 return outcome;
+            }
+        }
+    }
+}
+
+/// Hears when interfaces of the calling thread's network namespace are gone.
+pub struct Departures {
+    socket: OwnedFd,
+}
+
+impl Departures {
+    pub fn listen() -> io::Result<Self> {
+        let socket = socket(None)?;
+        bind(&socket, &SocketAddrNetlink::new(0, RTMGRP_LINK))?;
+        Ok(Self { socket })
+    }
+
+    /// Whether there is no such interface. It was down before its name went: no packet comes through it any more.
+    pub fn is_gone(&self, name: &str) -> io::Result<bool> {
+        match name_to_index(&self.socket, name) {
+            Ok(_) => Ok(false),
+            Err(Errno::NODEV) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until some interface is gone, at most for `limit`.
+    pub fn wait(&self, limit: Duration) -> io::Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let limit = Timespec::try_from(end.saturating_duration_since(Instant::now())).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&limit)) {
+                Ok(0) => return Ok(()),
+                Ok(_) if self.heard()? => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes all that was told; whether something is gone, or may be.
+    fn heard(&self) -> io::Result<bool> {
+        let mut gone = false;
+        loop {
+            let mut told = [0u8; 8192];
+            match recv(&self.socket, &mut told[..], RecvFlags::DONTWAIT) {
+                Ok((count, _)) => gone |= messages(&told[..count]).any(|(kind, _)| kind == DELLINK),
+                Err(Errno::AGAIN) => return Ok(gone),
+                // Too much at once: the kernel dropped some of it.
+                Err(Errno::NOBUFS) => gone = true,
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Real namespaces: one plays the host, so that the machine's own network stays as it is.
 
 mod host_ports;
+mod removal;
 mod subnets;
 
 use std::{
@@ -117,6 +118,7 @@ fn pods_reach_each_other_and_leave_nothing() {
     })
     .unwrap();
     in_network_namespace(host.as_fd(), || again.detach(&pods[0].0).map_err(io::Error::other)).unwrap();
+    again.settle(Duration::from_secs(10));
     again.detach(&pods[0].0).unwrap();
     assert_eq!(std::fs::read_dir(dir.path().join("net/leases")).unwrap().count(), 0);
 }
