@@ -36,6 +36,8 @@ use crate::{
 const WORKERS: usize = 2;
 /// How long calls under way may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long interfaces of stopped pods may take after that.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT. Every pod goes on. At SIGHUP the configuration is asked for again, by `read`.
 ///
@@ -91,7 +93,7 @@ async fn run(
         apparmor,
         zygote,
         cgroups,
-        network,
+        network: network.clone(),
         images: images.clone(),
         snapshots,
     };
@@ -141,7 +143,7 @@ async fn run(
         Ok(served) => served?.context("serve")?,
         Err(_) => tracing::warn!("calls were under way for too long"),
     }
-    Ok(())
+    Ok(tokio::task::spawn_blocking(move || network.settle(SETTLE)).await?)
 }
 
 /// Reads the configuration again and does what can be done with it in a running daemon; what is in force then.

@@ -1,12 +1,12 @@
 //! Who has which address: one file per address, holding the id of its pod.
 
 use std::{
-    fmt,
-    fs::{self, OpenOptions},
-    io::{ErrorKind, Write},
+    collections::BTreeMap,
+    fmt, fs,
+    io::ErrorKind,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
 };
 
 use super::NetError;
@@ -61,41 +61,57 @@ impl fmt::Display for Subnet {
     }
 }
 
-/// The leases on disk.
+/// The leases: files, and in memory what they say. Nobody else writes the folder.
 pub struct Leases {
     folder: PathBuf,
+    held: Mutex<Held>,
+}
+
+/// What is changed together with the files.
+#[derive(Default)]
+struct Held {
+    owners: BTreeMap<Ipv4Addr, SandboxId>,
     /// The number to try next: an address rests as long as possible before it is used again.
-    next: Mutex<u32>,
+    next: u32,
 }
 
 impl Leases {
+    /// Those in `folder`, which is made. A lease cut off by a crash before it named its pod is freed.
     pub fn open(folder: &Path) -> Result<Self, NetError> {
         durable::create_private_dir(folder).map_err(io("make", folder))?;
+        let mut held = Held::default();
+        for entry in fs::read_dir(folder).map_err(io("read", folder))?.flatten() {
+            let address = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let owner = fs::read_to_string(entry.path()).ok().and_then(|text| text.parse().ok());
+            match address.zip(owner) {
+                Some((address, owner)) => _ = held.owners.insert(address, owner),
+                None => {
+                    tracing::warn!(lease = %entry.path().display(), "freeing a lease of nobody");
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
         Ok(Self {
             folder: folder.to_owned(),
-            next: Mutex::new(0),
+            held: Mutex::new(held),
         })
     }
 
-    /// Leases a free address, none of `reserved`. The lease is on disk before this returns.
+    /// Leases a free address, none of `reserved`. The file is there before this returns: it outlives the daemon. It is not
+    /// forced to the disk, for it need not outlive the node, with which its pod dies.
     pub fn take(&self, subnet: &Subnet, reserved: &[Ipv4Addr], id: &SandboxId) -> Result<Ipv4Addr, NetError> {
-        let mut next = self.next.lock().expect("no panic while an address is taken");
+        let mut held = self.held();
         for step in 0..subnet.size() {
-            let number = (*next + step) % subnet.size();
+            let number = (held.next + step) % subnet.size();
             let address = subnet.pod(number);
-            if reserved.contains(&address) {
+            if reserved.contains(&address) || held.owners.contains_key(&address) {
                 continue;
             }
-            let path = self.folder.join(address.to_string());
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(mut file) => {
-                    file.write_all(id.as_str().as_bytes()).map_err(io("write", &path))?;
-                    *next = (number + 1) % subnet.size();
-                    return Ok(address);
-                }
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(io("lease", &path)(source)),
-            }
+            let path = self.path(address);
+            fs::write(&path, id.as_str()).map_err(io("lease", &path))?;
+            held.owners.insert(address, id.clone());
+            held.next = (number + 1) % subnet.size();
+            return Ok(address);
         }
         Err(NetError::Exhausted {
             subnet: subnet.to_string(),
@@ -104,50 +120,44 @@ impl Leases {
     }
 
     pub fn has(&self, id: &SandboxId) -> bool {
-        self.all().iter().any(|(_, owner)| owner == id.as_str())
+        self.held().owners.values().any(|owner| owner == id)
     }
 
     /// The pod that has an address.
-    pub fn owner(&self, address: Ipv4Addr) -> Option<String> {
-        fs::read_to_string(self.folder.join(address.to_string())).ok()
+    pub fn owner(&self, address: Ipv4Addr) -> Option<SandboxId> {
+        self.held().owners.get(&address).cloned()
     }
 
     /// Every address that a pod has.
     pub fn addresses(&self) -> Vec<Ipv4Addr> {
-        let names = self.all().into_iter();
-        names
-            .filter_map(|(path, _)| path.file_name()?.to_str()?.parse().ok())
-            .collect()
+        self.held().owners.keys().copied().collect()
+    }
+
+    /// Every pod that has an address.
+    pub fn owners(&self) -> Vec<SandboxId> {
+        self.held().owners.values().cloned().collect()
     }
 
     /// Frees every address of a pod.
     pub fn give_back(&self, id: &SandboxId) -> Result<(), NetError> {
-        for (path, _) in self.all().into_iter().filter(|(_, owner)| owner == id.as_str()) {
-            fs::remove_file(&path).map_err(io("release", &path))?;
+        let mut held = self.held();
+        let theirs = held.owners.iter().filter(|(_, owner)| *owner == id);
+        for address in theirs.map(|(address, _)| *address).collect::<Vec<_>>() {
+            let path = self.path(address);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(io("release", &path)(error)),
+                _ => held.owners.remove(&address),
+            };
         }
         Ok(())
     }
 
-    /// Every pod that has an address. A lease cut off by a crash before it named its pod is freed.
-    pub fn owners(&self) -> Vec<SandboxId> {
-        let mut owners = Vec::new();
-        for (path, owner) in self.all() {
-            match owner.parse() {
-                Ok(id) => owners.push(id),
-                Err(_) => {
-                    tracing::warn!(lease = %path.display(), "freeing a lease of nobody");
-                    let _ = fs::remove_file(&path);
-                }
-            }
-        }
-        owners
+    fn path(&self, address: Ipv4Addr) -> PathBuf {
+        self.folder.join(address.to_string())
     }
 
-    fn all(&self) -> Vec<(PathBuf, String)> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| Some((entry.path(), fs::read_to_string(entry.path()).ok()?)))
-            .collect()
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().expect("no panic while the leases are held")
     }
 }
 
@@ -176,6 +186,14 @@ mod test {
         assert_eq!(Leases::open(dir.path()).unwrap().owners(), std::slice::from_ref(&a));
         leases.give_back(&a).unwrap();
         leases.take(&subnet, &[], &b).unwrap();
+    }
+
+    #[test]
+    fn a_lease_without_an_owner_is_freed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("192.0.2.2"), "cut").unwrap();
+        assert!(Leases::open(dir.path()).unwrap().addresses().is_empty());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod message;
 mod netlink;
 mod nft;
 mod ports;
+mod removal;
 mod subnets;
 mod table;
 mod usage;
@@ -20,21 +21,20 @@ use std::{
     collections::HashSet,
     fs, io,
     net::{IpAddr, Ipv4Addr},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    model::{ErrorKind, NetDevice, PortMapping, Protocol, SandboxConfig, SandboxId},
-    sys::thread::in_network_namespace,
-};
+use crate::model::{ErrorKind, NetDevice, PortMapping, Protocol, SandboxConfig, SandboxId};
 pub use device::MovedDevice;
 use lease::{Leases, Subnet};
 use netlink::Netlink;
 use ports::{Opening, Ports};
+use removal::Removals;
 use subnets::Subnets;
 pub use usage::interfaces_of;
 
@@ -164,6 +164,8 @@ struct Inner {
     ports: Mutex<Ports>,
     /// The bridge's index once it is known to be there with its addresses and its table. Held while they are made.
     bridge: Mutex<Option<u32>>,
+    /// Devices of stopped pods, and then their addresses.
+    removals: Removals,
 }
 
 impl Network {
@@ -190,6 +192,7 @@ impl Network {
             subnets: Mutex::new(subnets),
             ports: Mutex::default(),
             bridge: Mutex::default(),
+            removals: Removals::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -199,7 +202,8 @@ impl Network {
         true
     }
 
-    /// Brings `lo` up, gives the pod its address and opens its host ports. Blocks for a few milliseconds.
+    /// Brings `lo` up, gives the pod its address and opens its host ports. `route` is a route socket that was opened in
+    /// `netns`. Blocks for a millisecond, and where no address is free until those of stopped pods are.
     ///
     /// # Errors
     /// [`NetError::HostPort`], [`NetError::PortTaken`], [`NetError::Exhausted`], [`NetError::Netlink`]. What was made is
@@ -208,69 +212,74 @@ impl Network {
         &self,
         id: &SandboxId,
         netns: BorrowedFd<'_>,
+        route: OwnedFd,
         config: &SandboxConfig,
     ) -> Result<Attachment, NetError> {
         let inner = &self.inner;
+        let mut inside = Netlink::over(route);
         if inner.config.mode == Mode::None {
             if config.port_mappings.iter().any(|mapping| mapping.host_port != 0) {
                 return Err(NetError::NoAddresses);
             }
-            in_network_namespace(netns, || Netlink::open()?.up(1)).map_err(during("bring lo up"))?;
+            inside.loopback_up().map_err(during("bring lo up"))?;
             return Ok(Attachment::default());
         }
-        let bridge = inner.bridge()?;
+        // With its table, which ports are opened in.
+        inner.bridge(None)?;
         let (address, subnet) = inner.lease(id)?;
         let openings = Ports::openings(id, address, &config.port_mappings)?;
         let hairpin = !openings.is_empty();
         inner.open_ports(id, openings)?;
         let host_end = host_end(id);
-        Netlink::open()
-            .and_then(|mut netlink| {
-                netlink.veth(&host_end, "eth0", netns.as_raw_fd(), bridge, inner.config.mtu)?;
-                if hairpin { netlink.hairpin(&host_end) } else { Ok(()) }
-            })
-            .map_err(during(&format!("make {host_end}")))?;
-        in_network_namespace(netns, || {
-            let mut netlink = Netlink::open()?;
-            netlink.up(1)?;
-            let eth0 = netlink.index("eth0")?;
-            netlink.address(eth0, address, subnet.prefix)?;
-            netlink.up(eth0)?;
-            netlink.default_route(eth0, subnet.gateway())
-        })
-        .map_err(during("configure eth0"))?;
+        inner.make_veth(&host_end, netns)?;
+        if hairpin {
+            Netlink::open()
+                .and_then(|mut netlink| netlink.hairpin(&host_end))
+                .map_err(during(&format!("let {host_end} ask itself")))?;
+        }
+        inside
+            .index("eth0")
+            .and_then(|eth0| inside.furnish(eth0, address, subnet.prefix, subnet.gateway()))
+            .map_err(during("configure eth0"))?;
         Ok(Attachment {
             ips: vec![address.into()],
         })
     }
 
-    /// Takes a pod's host ports, interface and address away; nothing to do when there are none.
+    /// Takes a pod's host ports away, and soon its interface and then its address; nothing to do when there are none.
+    ///
+    /// The interface goes with the pod's network namespace, or is deleted when that takes too long. Its address is free
+    /// after that and not earlier. A failure there is logged, and tried again with the next call for any pod.
     ///
     /// # Errors
-    /// [`NetError::Netlink`], [`NetError::Io`]: the address stays leased then.
+    /// [`NetError::Netlink`]: everything stays as it is then.
     pub fn detach(&self, id: &SandboxId) -> Result<(), NetError> {
         if !self.inner.leases.has(id) {
             return Ok(());
         }
         self.inner.close_ports(id)?;
-        // The address may be given to another only when no packet for it can come here any more.
-        let name = host_end(id);
-        Netlink::open()
-            .and_then(|mut n| n.delete(&name))
-            .map_err(during(&format!("remove {name}")))?;
-        self.inner.leases.give_back(id)
+        self.inner.remove_later(id);
+        Ok(())
+    }
+
+    /// Waits until what was detached is gone, at most for `limit`. What is left is the next start's to remove.
+    pub fn settle(&self, limit: Duration) {
+        match self.inner.removals.settle(limit) {
+            0 => {}
+            left => tracing::warn!(left, "interfaces of stopped pods are left to the next start"),
+        }
     }
 
     /// Takes up the pods that go on, with their host ports, and takes away what those that no longer exist have left:
-    /// after a crash or a reboot.
+    /// after a crash or a reboot. A pod that was stopped no longer exists, and its interface may still be there.
     ///
     /// # Errors
-    /// As [`Network::detach`]; the rest is done all the same.
+    /// [`NetError::Netlink`], [`NetError::Io`]: an address stays leased then; the rest is done all the same.
     pub fn recover(&self, live: &[LivePod]) -> Result<(), NetError> {
         let inner = &self.inner;
         let known: HashSet<&SandboxId> = live.iter().map(|pod| &pod.id).collect();
         let stale = inner.leases.owners().into_iter().filter(|id| !known.contains(id));
-        let freed = stale.map(|id| self.detach(&id)).fold(Ok(()), Result::and);
+        let freed = stale.map(|id| inner.remove_now(&id)).fold(Ok(()), Result::and);
         let mut addressed = false;
         for pod in live {
             let Some(IpAddr::V4(address)) = pod.ips.first().copied() else {
@@ -281,7 +290,7 @@ impl Network {
             inner.ports().insert(&pod.id, openings);
         }
         let made = if addressed {
-            inner.bridge().map(drop)
+            inner.bridge(None).map(drop)
         } else {
             // One that an earlier life left: its rules would outlive the pods they are for.
             table::remove(&inner.config.bridge).map_err(during("remove the nftables table"))
@@ -325,18 +334,27 @@ impl Network {
 }
 
 impl Inner {
-    /// The bridge's index; makes it with its addresses and table when it is not there.
-    fn bridge(&self) -> Result<u32, NetError> {
+    /// The bridge's index; makes it with its addresses and table when it is not known to be there, or `not` what it was.
+    fn bridge(&self, not: Option<u32>) -> Result<u32, NetError> {
         let mut known = self.bridge.lock().expect("no panic while the bridge is made");
-        let there = || Netlink::open().and_then(|netlink| netlink.index(&self.config.bridge));
-        if let Some(index) = *known
-            && there().ok() == Some(index)
-        {
-            return Ok(index);
+        match *known {
+            Some(index) if not != Some(index) => Ok(index),
+            _ => Ok(*known.insert(self.make_bridge()?)),
         }
-        let index = self.make_bridge()?;
-        *known = Some(index);
-        Ok(index)
+    }
+
+    /// Makes a pod's pair of interfaces: `host_end` on the bridge and `eth0` in `netns`.
+    fn make_veth(&self, host_end: &str, netns: BorrowedFd<'_>) -> Result<(), NetError> {
+        let fail = during(&format!("make {host_end}"));
+        let mut netlink = Netlink::open().map_err(&fail)?;
+        let mut make = |bridge: u32| netlink.veth(host_end, "eth0", netns.as_raw_fd(), bridge, self.config.mtu);
+        let bridge = self.bridge(None)?;
+        let Err(error) = make(bridge) else { return Ok(()) };
+        // Somebody may have taken the bridge away.
+        match self.bridge(Some(bridge))? {
+            same if same == bridge => Err(fail(error)),
+            other => make(other).map_err(&fail),
+        }
     }
 
     fn make_bridge(&self) -> Result<u32, NetError> {
@@ -358,8 +376,19 @@ impl Inner {
         Ok(index)
     }
 
-    /// An address for a pod, and the subnet that it is of.
-    fn lease(&self, id: &SandboxId) -> Result<(Ipv4Addr, Subnet), NetError> {
+    /// An address for a pod, and the subnet that it is of. Where none is free but pods were stopped, theirs are waited for.
+    fn lease(self: &Arc<Self>, id: &SandboxId) -> Result<(Ipv4Addr, Subnet), NetError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let seen = self.removals.done();
+            match self.take_lease(id) {
+                Err(NetError::Exhausted { .. }) if self.wait_for_removal(seen, deadline) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn take_lease(&self, id: &SandboxId) -> Result<(Ipv4Addr, Subnet), NetError> {
         let subnets = self.subnets();
         let current = subnets.current();
         Ok((self.leases.take(&current, &subnets.gateways(), id)?, current))
@@ -460,6 +489,9 @@ fn during(what: &str) -> impl Fn(io::Error) -> NetError + use<> {
         source,
     }
 }
+
+/// How long a new pod waits for addresses of stopped ones.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An IPv4 address as the kernel's messages have it.
 fn octets(address: Ipv4Addr) -> [u8; 4] {

@@ -4,11 +4,13 @@ use std::{
     io,
     net::Ipv4Addr,
     os::fd::{OwnedFd, RawFd},
+    time::{Duration, Instant},
 };
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netdevice::name_to_index, netlink::SocketAddrNetlink,
-    recv, sendto, socket_with,
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{RecvFlags, SendFlags, bind, netdevice::name_to_index, netlink::SocketAddrNetlink, recv, sendto},
 };
 
 use super::{
@@ -44,27 +46,32 @@ const PERMANENT: u32 = 0x80;
 const RTA_GATEWAY: u16 = 5;
 const RTA_OIF: u16 = 4;
 const UP: u32 = 1;
+const LOOPBACK: u32 = 1;
+/// Multicast group of what happens to interfaces, as a bit of the address.
+const RTMGRP_LINK: u32 = 1;
 const INET: u8 = 2;
 const BRIDGE: u8 = 7;
 
-/// A route socket in the calling thread's network namespace.
+/// A route socket: what is asked of it is done in the network namespace that it was opened in.
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
 }
 
 impl Netlink {
+    /// One in the calling thread's namespace.
     pub fn open() -> io::Result<Self> {
-        Ok(Self {
-            socket: socket(None)?,
-            sequence: 0,
-        })
+        Ok(Self::over(socket(None)?))
     }
 
-    /// An interface's index.
+    /// One that was opened elsewhere.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self { socket, sequence: 0 }
+    }
+
+    /// An interface's index. Waits for nobody: netdevice(7)'s ioctl, which any socket does, takes no lock.
     pub fn index(&self, name: &str) -> io::Result<u32> {
-        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-        Ok(name_to_index(socket, name)?)
+        Ok(name_to_index(&self.socket, name)?)
     }
 
     /// Makes a bridge; one that is there is kept.
@@ -115,24 +122,25 @@ impl Netlink {
         self.send(NEWLINK, 0, link(index, UP))
     }
 
-    /// Adds an address; one that is there is kept.
-    pub fn address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
-        let mut bytes = vec![INET, prefix, 0, 0];
-        bytes.extend(index.to_ne_bytes());
-        let mut message = Message { bytes };
-        message.raw(IFA_LOCAL, &octets(address));
-        message.raw(IFA_ADDRESS, &octets(address));
-        existing(self.send(NEWADDR, CREATE | EXCL, message))
+    /// Brings the loopback interface of a new namespace up.
+    pub fn loopback_up(&mut self) -> io::Result<()> {
+        self.up(LOOPBACK)
     }
 
-    pub fn default_route(&mut self, index: u32, gateway: Ipv4Addr) -> io::Result<()> {
-        // Main table, protocol "boot", scope "universe", type "unicast", no flags.
-        let mut message = Message {
-            bytes: vec![INET, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0],
-        };
-        message.raw(RTA_GATEWAY, &octets(gateway));
-        message.number(RTA_OIF, index);
-        self.send(NEWROUTE, CREATE | EXCL, message)
+    /// Brings up the loopback interface of a new namespace and `index`, with its address and the way out through `gateway`:
+    /// one datagram for all.
+    pub fn furnish(&mut self, index: u32, address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> io::Result<()> {
+        self.send_all(vec![
+            (NEWLINK, 0, link(LOOPBACK, UP)),
+            (NEWADDR, CREATE | EXCL, own_address(index, address, prefix)),
+            (NEWLINK, 0, link(index, UP)),
+            (NEWROUTE, CREATE | EXCL, default_route(index, gateway)),
+        ])
+    }
+
+    /// Adds an address; one that is there is kept.
+    pub fn address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+        existing(self.send(NEWADDR, CREATE | EXCL, own_address(index, address, prefix)))
     }
 
     /// Whether an interface is up.
@@ -207,12 +215,82 @@ impl Netlink {
 
     /// Sends one message and waits for the kernel's answer to it.
     fn send(&mut self, kind: u16, flags: u16, message: Message) -> io::Result<()> {
-        self.sequence += 1;
-        let bytes = framed(kind, flags | REQUEST | ACK, self.sequence, &message.bytes);
+        self.send_all(vec![(kind, flags, message)])
+    }
+
+    /// Sends messages in one datagram, which the kernel does in their order, and waits for its answer to the last. None is
+    /// left out when one before it fails; the first failure is told.
+    fn send_all(&mut self, messages: Vec<(u16, u16, Message)>) -> io::Result<()> {
+        let last = self.sequence + u32::try_from(messages.len()).unwrap_or(u32::MAX);
+        let mut bytes = Vec::new();
+        for (kind, flags, message) in messages {
+            self.sequence += 1;
+            // A failure is answered without being asked for.
+            let ack = if self.sequence == last { ACK } else { 0 };
+            bytes.extend(framed(kind, flags | REQUEST | ack, self.sequence, &message.bytes));
+        }
         sendto(&self.socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-        let mut answer = [0u8; 4096];
-        let (count, _) = recv(&self.socket, &mut answer[..], RecvFlags::empty())?;
-        verdict(&answer[..count])?.1
+        let mut outcome = Ok(());
+        loop {
+            let mut answer = [0u8; 4096];
+            let (count, _) = recv(&self.socket, &mut answer[..], RecvFlags::empty())?;
+            let (sequence, result) = verdict(&answer[..count])?;
+            outcome = outcome.and(result);
+            if sequence == last {
+                return outcome;
+            }
+        }
+    }
+}
+
+/// Hears when interfaces of the calling thread's network namespace are gone.
+pub struct Departures {
+    socket: OwnedFd,
+}
+
+impl Departures {
+    pub fn listen() -> io::Result<Self> {
+        let socket = socket(None)?;
+        bind(&socket, &SocketAddrNetlink::new(0, RTMGRP_LINK))?;
+        Ok(Self { socket })
+    }
+
+    /// Whether there is no such interface. It was down before its name went: no packet comes through it any more.
+    pub fn is_gone(&self, name: &str) -> io::Result<bool> {
+        match name_to_index(&self.socket, name) {
+            Ok(_) => Ok(false),
+            Err(Errno::NODEV) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until some interface is gone, at most for `limit`.
+    pub fn wait(&self, limit: Duration) -> io::Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let limit = Timespec::try_from(end.saturating_duration_since(Instant::now())).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&limit)) {
+                Ok(0) => return Ok(()),
+                Ok(_) if self.heard()? => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes all that was told; whether something is gone, or may be.
+    fn heard(&self) -> io::Result<bool> {
+        let mut gone = false;
+        loop {
+            let mut told = [0u8; 8192];
+            match recv(&self.socket, &mut told[..], RecvFlags::DONTWAIT) {
+                Ok((count, _)) => gone |= messages(&told[..count]).any(|(kind, _)| kind == DELLINK),
+                Err(Errno::AGAIN) => return Ok(gone),
+                // Too much at once: the kernel dropped some of it.
+                Err(Errno::NOBUFS) => gone = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
@@ -268,6 +346,25 @@ fn link_header(index: u32, flags: u32) -> Vec<u8> {
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
     bytes
+}
+
+fn own_address(index: u32, address: Ipv4Addr, prefix: u8) -> Message {
+    let mut bytes = vec![INET, prefix, 0, 0];
+    bytes.extend(index.to_ne_bytes());
+    let mut message = Message { bytes };
+    message.raw(IFA_LOCAL, &octets(address));
+    message.raw(IFA_ADDRESS, &octets(address));
+    message
+}
+
+fn default_route(index: u32, gateway: Ipv4Addr) -> Message {
+    // Main table, protocol "boot", scope "universe", type "unicast", no flags.
+    let mut message = Message {
+        bytes: vec![INET, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0],
+    };
+    message.raw(RTA_GATEWAY, &octets(gateway));
+    message.number(RTA_OIF, index);
+    message
 }
 
 fn link(index: u32, flags: u32) -> Message {

@@ -76,7 +76,7 @@ impl Subnets {
         if let Some(owner) = leases.owner(subnet.gateway()) {
             return Err(NetError::GatewayTaken {
                 address: subnet.gateway(),
-                owner,
+                owner: owner.to_string(),
             });
         }
         let mut all: Vec<_> = self.all.iter().copied().filter(|known| *known != subnet).collect();

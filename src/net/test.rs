@@ -1,6 +1,7 @@
 //! Real namespaces: one plays the host, so that the machine's own network stays as it is.
 
 mod host_ports;
+mod removal;
 mod subnets;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 use rustix::thread::UnshareFlags;
 
 use super::*;
-use crate::model::*;
+use crate::{model::*, sys::thread::in_network_namespace};
 
 /// A new network namespace, alive as long as its descriptor.
 fn namespace() -> OwnedFd {
@@ -28,6 +29,22 @@ fn namespace() -> OwnedFd {
             .join()
             .unwrap()
     })
+}
+
+/// Attaches a pod to `host`.
+fn attach(
+    network: &Network,
+    host: &OwnedFd,
+    id: &SandboxId,
+    netns: &OwnedFd,
+    config: &SandboxConfig,
+) -> Result<Attachment, NetError> {
+    let route = within(netns, || message::socket(None)).unwrap();
+    within(host, || network.attach(id, netns.as_fd(), route, config))
+}
+
+fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
+    in_network_namespace(netns.as_fd(), || Ok(work())).unwrap()
 }
 
 fn config() -> SandboxConfig {
@@ -71,14 +88,10 @@ fn pods_reach_each_other_and_leave_nothing() {
     )
     .unwrap();
     let pods: Vec<_> = (0..2).map(|_| (SandboxId::random(), namespace())).collect();
-    let attach = |(id, netns): &(SandboxId, OwnedFd)| {
-        in_network_namespace(host.as_fd(), || {
-            network.attach(id, netns.as_fd(), &config()).map_err(io::Error::other)
-        })
-        .unwrap()
-        .ips[0]
-    };
-    let ips: Vec<_> = pods.iter().map(attach).collect();
+    let ips: Vec<_> = pods
+        .iter()
+        .map(|(id, netns)| attach(&network, &host, id, netns, &config()).unwrap().ips[0])
+        .collect();
     assert_ne!(ips[0], ips[1]);
     let listener = in_network_namespace(pods[0].1.as_fd(), || TcpListener::bind((ips[0], 80))).unwrap();
     let server = std::thread::spawn(move || listener.accept().unwrap().0.write_all(b"hello").unwrap());
@@ -105,6 +118,7 @@ fn pods_reach_each_other_and_leave_nothing() {
     })
     .unwrap();
     in_network_namespace(host.as_fd(), || again.detach(&pods[0].0).map_err(io::Error::other)).unwrap();
+    again.settle(Duration::from_secs(10));
     again.detach(&pods[0].0).unwrap();
     assert_eq!(std::fs::read_dir(dir.path().join("net/leases")).unwrap().count(), 0);
 }

@@ -15,7 +15,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use super::PodError;
 use crate::zygote::PodNamespaces;
 
-/// Names of the pinned namespaces, as in /proc/PID/ns.
+/// Names of the pinned namespaces, as in /proc/PID/ns; those that others belong to first.
 const KINDS: [&str; 4] = ["user", "net", "ipc", "uts"];
 /// Size of a pod's /dev/shm, as both peers have it.
 const SHM: &str = "mode=1777,size=64m";
@@ -56,6 +56,7 @@ pub fn open_namespaces(folder: &Path) -> Result<PodNamespaces, PodError> {
         net: open("net")?,
         ipc: open("ipc")?,
         uts: open("uts")?,
+        route: None,
     })
 }
 
@@ -78,11 +79,9 @@ pub fn mount_shm(folder: &Path, (uid, gid): (u32, u32)) -> Result<PathBuf, PodEr
 /// # Errors
 /// [`PodError::Io`].
 pub fn unpin(folder: &Path) -> Result<(), PodError> {
-    let targets = KINDS
-        .iter()
-        .map(|kind| folder.join("ns").join(kind))
-        .chain([folder.join("shm")]);
-    for target in targets {
+    // The network namespace behind the others: the kernel begins to take it apart at once, which takes a processor.
+    let kinds = KINDS.iter().rev().map(|kind| folder.join("ns").join(kind));
+    for target in std::iter::once(folder.join("shm")).chain(kinds) {
         // EINVAL: no mount there; ENOENT: not even a file.
         match unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
@@ -121,6 +120,7 @@ mod test {
                 net: own("net"),
                 ipc: None,
                 uts: own("uts"),
+                route: None,
             },
         )
         .unwrap();

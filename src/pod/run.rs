@@ -1,6 +1,11 @@
 //! RunPodSandbox: namespaces, network, shared memory and files of a pod; no process unless its PID namespace is shared.
 
-use std::{fs, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     Inner, PodError, Pods, blocking,
@@ -77,13 +82,15 @@ impl Inner {
 
     async fn make_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> Result<(SandboxStatus, Stages), PodError> {
         let mut watch = Stopwatch::start();
-        folder.create()?;
-        folder.write(Name::Plan, plan)?;
-        watch.lap("plan");
-        let namespaces = self.with.zygote.namespaces(namespaces_wanted(&plan.config)).await?;
-        watch.lap("namespaces");
-        let (namespaces, ips) = self.furnish(plan, folder, namespaces).await?;
-        watch.lap("network and files");
+        // At the same time: new namespaces are nowhere but in their descriptors, so they need no plan.
+        let (namespaces, prepared) = tokio::join!(
+            self.with.zygote.namespaces(namespaces_wanted(&plan.config)),
+            prepare(plan.clone(), folder.clone())
+        );
+        prepared?;
+        watch.lap("namespaces and files");
+        let (namespaces, ips) = self.furnish(plan, folder, namespaces?).await?;
+        watch.lap("network");
         let reaper = self.start_reaper(plan, folder, &namespaces).await?;
         let status = SandboxStatus {
             state: SandboxState::Ready,
@@ -95,29 +102,20 @@ impl Inner {
         Ok((status, watch.stages()))
     }
 
-    /// Pins the namespaces, attaches the network, mounts the shared memory and writes the pod's files.
+    /// Pins the namespaces and attaches the network.
     async fn furnish(
         &self,
         plan: &SandboxPlan,
         folder: &Folder,
-        namespaces: PodNamespaces,
+        mut namespaces: PodNamespaces,
     ) -> Result<(PodNamespaces, Vec<std::net::IpAddr>), PodError> {
         let (network, plan, folder) = (self.with.network.clone(), plan.clone(), folder.clone());
-        let root = plan.config.namespaces.user.as_ref().map_or((0, 0), UserNamespace::root);
         blocking(move || {
             pins::pin_namespaces(folder.path(), &namespaces)?;
-            let ips = match &namespaces.net {
-                Some(netns) => {
-                    network
-                        .attach(&plan.id, std::os::fd::AsFd::as_fd(netns), &plan.config)?
-                        .ips
-                }
-                None => Vec::new(),
+            let ips = match (&namespaces.net, namespaces.route.take()) {
+                (Some(netns), Some(route)) => network.attach(&plan.id, netns.as_fd(), route, &plan.config)?.ips,
+                _ => Vec::new(),
             };
-            if namespaces.ipc.is_some() {
-                pins::mount_shm(folder.path(), root)?;
-            }
-            write_files(folder.path(), &plan.config, root)?;
             Ok::<_, PodError>((namespaces, ips))
         })
         .await
@@ -217,6 +215,22 @@ fn namespaces_wanted(config: &SandboxConfig) -> NamespacesRequest {
         hostname: config.hostname.clone(),
         sysctls: config.sysctls.clone(),
     }
+}
+
+/// Writes the plan, and then makes what needs no namespace: the shared memory and the pod's files.
+async fn prepare(plan: SandboxPlan, folder: Folder) -> Result<(), PodError> {
+    let namespaces = &plan.config.namespaces;
+    let root = namespaces.user.as_ref().map_or((0, 0), UserNamespace::root);
+    let own_ipc = namespaces.ipc != NamespaceMode::Node;
+    blocking(move || {
+        folder.create()?;
+        folder.write(Name::Plan, &plan)?;
+        if own_ipc {
+            pins::mount_shm(folder.path(), root)?;
+        }
+        write_files(folder.path(), &plan.config, root)
+    })
+    .await
 }
 
 /// The files that every container of the pod gets unless its mounts bring their own. The pod's root may write them.

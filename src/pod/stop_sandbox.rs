@@ -9,7 +9,8 @@ use crate::{
 };
 
 impl Pods {
-    /// Ends every process of a pod at once and gives its network back. Source: CRI StopPodSandbox.
+    /// Ends every process of a pod at once and closes its host ports; its network interface goes soon after, and then its
+    /// address is free. Source: CRI StopPodSandbox.
     ///
     /// # Errors
     /// [`PodError::Ambiguous`]; [`PodError::Unkillable`] and those of the record; what could not be taken apart stays
@@ -47,7 +48,8 @@ impl Inner {
     async fn stop_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), PodError> {
         let _turn = sandbox.turn.lock().await;
         if sandbox.status.borrow().state == SandboxState::NotReady {
-            return Ok(());
+            // Nothing to do, unless its address could not be freed then.
+            return Ok(self.with.network.detach(&sandbox.plan.id)?);
         }
         let stops = self.index.containers_of(&sandbox.plan.id).into_iter().map(|container| {
             let inner = self.clone();

@@ -15,7 +15,9 @@ const SHIM_DRAIN: Duration = Duration::from_secs(5);
 impl Inner {
     /// Everything of a sandbox but its folder and its containers.
     ///
-    /// Answers whether all of it is gone.
+    /// Answers whether all of it is gone, but for its network interface: that goes with the namespaces, and the pod's address
+    /// is free after that. The network sees to it when this has returned, logs what fails there, and tries it again at
+    /// the next stop, removal or start.
     pub(super) async fn tear_down_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> bool {
         let (network, cgroups) = (self.with.network.clone(), self.with.cgroups.clone());
         let cgroup = plan.cgroup.clone();
@@ -26,8 +28,9 @@ impl Inner {
                     "remove the reaper's cgroup",
                     cgroup.map_or(Ok(()), |cgroup| cgroups.remove(&cgroup).map_err(PodError::from)),
                 ),
-                ("detach the network", network.detach(&id).map_err(PodError::from)),
                 ("unpin the namespaces", pins::unpin(&path)),
+                // When the interface goes already.
+                ("detach the network", network.detach(&id).map_err(PodError::from)),
             ];
             let mut clean = true;
             for (step, result) in steps {

@@ -56,13 +56,15 @@ struct Running {
     child: Child,
 }
 
-/// A pod's new namespaces.
+/// A pod's namespaces.
 #[derive(Debug)]
 pub struct PodNamespaces {
     pub user: Option<OwnedFd>,
     pub net: Option<OwnedFd>,
     pub ipc: Option<OwnedFd>,
     pub uts: Option<OwnedFd>,
+    /// A route socket (rtnetlink) in `net` when that is new; it keeps the namespace as `net` does.
+    pub route: Option<OwnedFd>,
 }
 
 /// The first process of a pod's shared pid namespace.
@@ -143,6 +145,7 @@ impl Zygote {
             net: next(net)?,
             ipc: next(ipc)?,
             uts: next(uts)?,
+            route: next(net)?,
         })
     }
 

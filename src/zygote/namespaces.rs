@@ -12,9 +12,13 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags, open},
+    net::{AddressFamily, SocketFlags, SocketType, socket_with},
     process::{Gid, Pid, Uid, WaitOptions, waitpid},
     system::sethostname,
-    thread::{UnshareFlags, set_name, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    thread::{
+        LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_name, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
+    },
 };
 
 use super::{
@@ -66,15 +70,31 @@ fn make(context: &Context, request: &NamespacesRequest) -> Result<(), Failure> {
         Ok(())
     };
     let names = asked.map(|(.., name)| *name);
-    let fds = match &request.user {
+    let mut fds = match &request.user {
         Some(user) => owned_by_user(user, furnish, &std::iter::once("user").chain(names).collect::<Vec<_>>())?,
         None => {
             furnish()?;
             names.map(|name| namespace_of("self", name)).collect::<Result<_, _>>()?
         }
     };
+    if request.net {
+        fds.push(route_socket(request, &fds)?);
+    }
     context.answer(&Reply::Namespaces, &fds.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>());
     Ok(())
+}
+
+/// A route socket in the new network namespace: who has it needs no thread there. This process has nothing else to do, so it
+/// may go in.
+fn route_socket(request: &NamespacesRequest, fds: &[OwnedFd]) -> Result<OwnedFd, Failure> {
+    let open = || {
+        // Behind the user namespace, whose other namespaces a child made.
+        if let (Some(_), Some(net)) = (&request.user, fds.get(1)) {
+            move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))?;
+        }
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
+    };
+    open().map_err(|e| Failure::new(Stage::Namespaces, "a route socket", e))
 }
 
 /// Makes a user namespace and lets a child `furnish` as its root; answers the child's namespaces `names` (of

@@ -370,7 +370,7 @@ pub(super) enum ExecStdioWire {
 pub(super) enum Reply {
     /// A worker exists and begins; the first answer to everything.
     TakenUp,
-    /// Descriptors in the order user, net, ipc, uts of those asked for.
+    /// Descriptors in the order user, net, ipc, uts of those asked for, and with net a route socket in it.
     Namespaces,
     /// Descriptors: the pid namespace, a pidfd.
     PodInit {

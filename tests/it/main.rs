@@ -2,6 +2,7 @@
 //!
 //! Needs root and what `tests/run` prepares; `tests/run it NAME` runs those whose names contain NAME.
 
+mod addresses;
 mod apparmor;
 mod attach_slow;
 mod bad_fields;

@@ -21,7 +21,7 @@ fn after_a_power_cut() -> (Node, Pod, Container) {
     node.pull("shell");
     let pod = node.pod(own_network);
     let container = pod.run_container("shell", &["sleep", "1000"]);
-    assert_eq!(leases(&node), 1);
+    assert_eq!(node.leases(), 1);
     node.daemon.kill9();
     eventually("nothing runs any more", Duration::from_secs(5), || {
         let left = processes_of(&node);
@@ -68,12 +68,6 @@ fn remove_folders_below(dir: &Path) {
     }
 }
 
-fn leases(node: &Node) -> usize {
-    fs::read_dir(node.dir().join("root/net/leases"))
-        .expect("leases")
-        .count()
-}
-
 fn snapshots(node: &Node) -> usize {
     fs::read_dir(node.dir().join("root/snapshots"))
         .expect("snapshots")
@@ -102,7 +96,7 @@ fn after_a_reboot_pods_are_gone_addresses_free_and_images_there() {
         .expect("list")
         .containers;
     assert!(pods.is_empty() && containers.is_empty(), "{pods:?} {containers:?}");
-    assert_eq!((leases(&node), snapshots(&node)), (0, 0));
+    assert_eq!((node.leases(), snapshots(&node)), (0, 0));
     assert!(node.image("shell").is_some());
     // The kubelet removes what it remembers.
     pod.stop();
@@ -141,7 +135,7 @@ fn a_run_folder_that_outlived_its_boot_tells_ended_pods() {
         node.cri.version(v1::VersionRequest::default()).ok()
     });
     let told = (pod.status().state(), container.status().state());
-    let freed = leases(&node);
+    let freed = node.leases();
     pod.stop();
     pod.remove();
     signal(rebooted.id(), Signal::TERM);

@@ -67,8 +67,7 @@ impl Node {
             port_mappings: mappings.to_vec(),
             ..config()
         };
-        let attached = within(&self.host, || self.network.attach(&id, netns.as_fd(), &config));
-        let ip = attached?.ips[0];
+        let ip = attach(&self.network, &self.host, &id, &netns, &config)?.ips[0];
         let mappings = mappings.to_vec();
         Ok(Pod {
             id,
@@ -108,10 +107,6 @@ fn open(dir: &Path) -> Network {
         ..Config::default()
     };
     Network::open(&config, dir).unwrap()
-}
-
-fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
-    in_network_namespace(netns.as_fd(), || Ok(work())).unwrap()
 }
 
 /// Runs a shell line in a namespace; it has to succeed.

@@ -14,18 +14,13 @@ fn new_pods_get_the_kubelets_subnet_and_old_ones_keep_theirs() {
         subnet: subnet.into(),
         ..Config::default()
     };
-    let within = |work: &(dyn Fn() -> Result<Attachment, NetError> + Sync)| {
-        in_network_namespace(host.as_fd(), || work().map_err(io::Error::other)).unwrap()
-    };
     let network = Network::open(&config_of("198.51.100.0/24"), dir.path()).unwrap();
     let pods: Vec<_> = (0..3).map(|_| (SandboxId::random(), namespace())).collect();
     let attach = |network: &Network, at: usize| {
         let (id, netns) = &pods[at];
-        within(&|| network.attach(id, netns.as_fd(), &config())).ips[0]
+        attach(network, &host, id, netns, &config()).unwrap().ips[0]
     };
-    let change = |network: &Network, cidr: &str| {
-        within(&|| network.change_subnet(cidr).map(|()| Attachment::default()));
-    };
+    let change = |network: &Network, cidr: &str| within(&host, || network.change_subnet(cidr)).unwrap();
     let old = attach(&network, 0);
     change(&network, "");
     change(&network, "192.0.2.0/24,2001:db8::/64");
@@ -46,7 +41,7 @@ fn new_pods_get_the_kubelets_subnet_and_old_ones_keep_theirs() {
             port_mappings: Vec::new(),
         })
         .into();
-    within(&|| again.recover(&live).map(|()| Attachment::default()));
+    within(&host, || again.recover(&live)).unwrap();
     let third = attach(&again, 2);
     assert!(third.to_string().starts_with("192.0.2."), "{third}");
     assert_ne!(third, new);

@@ -1,8 +1,8 @@
 //! The host before and after a test: whatever is there afterwards and was not before is a leak.
 //!
 //! Two comparisons. With the daemon still running and its pods removed: its descriptors by kind, its children and
-//! zombies, the files of its run folder. After it ended: the host's mounts (pinned namespaces are mounts), links,
-//! nftables' tables, processes of ours, and every cgroup below the test's parent.
+//! zombies, the files of its run folder, the addresses of pods. After it ended: the host's mounts (pinned namespaces are
+//! mounts), links, nftables' tables, processes of ours, and every cgroup below the test's parent.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -129,6 +129,7 @@ impl Serving {
             *serving.descriptors.entry(kind).or_default() += 1;
         }
         walk(&dir.join("state"), &mut serving.files);
+        walk(&dir.join("root/net/leases"), &mut serving.files);
         serving
     }
 

@@ -82,6 +82,13 @@ impl Node {
         self.dir.path()
     }
 
+    /// How many addresses pods have.
+    pub fn leases(&self) -> usize {
+        fs::read_dir(self.dir().join("root/net/leases"))
+            .expect("leases")
+            .count()
+    }
+
     /// The parent that this node's sandboxes get, made and removed by the ledger.
     pub fn cgroup_parent(&self) -> String {
         format!("/{}", self.ledger.cgroup())
