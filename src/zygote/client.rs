@@ -22,6 +22,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     error::ZygoteError,
+    namespaces,
     protocol::{
         CreateRequest, CreateWire, ExecRequest, ExecStdio, ExecStdioWire, ExecWire, Incoming, KILL, MAX_FDS,
         NamespaceKind, NamespacesRequest, Outgoing, PodInitRequest, Reply, Request, namespace_number, receive, send,
@@ -131,11 +132,20 @@ impl Zygote {
     /// Makes the namespaces of a pod.
     pub async fn namespaces(&self, request: NamespacesRequest) -> Result<PodNamespaces> {
         let (user, net, ipc, uts) = (request.user.is_some(), request.net, request.ipc, request.uts);
-        let answers = self.ask(&Request::Namespaces(request), Outgoing::default()).await?;
-        let (Reply::Namespaces, fds) = answers.next().await? else {
-            return Err(ZygoteError::Protocol);
+        let fds = match namespaces::need_no_process(&request) {
+            true => {
+                let made = tokio::task::spawn_blocking(move || namespaces::in_thread(&request)).await;
+                made.map_err(|_| ZygoteError::Lost)?.map_err(ZygoteError::Failed)?
+            }
+            false => {
+                let answers = self.ask(&Request::Namespaces(request), Outgoing::default()).await?;
+                let (Reply::Namespaces, fds) = answers.next().await? else {
+                    return Err(ZygoteError::Protocol);
+                };
+                fds.0.into_iter().flatten().collect()
+            }
         };
-        let mut fds = fds.0.into_iter().flatten();
+        let mut fds = fds.into_iter();
         let mut next = |asked: bool| match asked {
             true => fds.next().map(Some).ok_or(ZygoteError::Protocol),
             false => Ok(None),

@@ -1,4 +1,7 @@
-//! The namespaces of a pod: made, named and tuned in a child, then only descriptors.
+//! The namespaces of a pod: made, named and tuned in a thread or a child, then only descriptors.
+//!
+//! A thread of the daemon's will do where only namespaces are made: it ends with them. Sysctls are written by a child of the
+//! zygote, whose /proc is its own: the daemon's may be read-only.
 //!
 //! With a user namespace a second child does that, as its root: a namespace belongs to the user namespace of who makes
 //! it, and the sysctls of an ipc namespace to that root alone. The first child, still the node's root, writes the maps.
@@ -8,6 +11,7 @@ use std::{
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
+    thread,
 };
 
 use rustix::{
@@ -38,14 +42,31 @@ use crate::{
 /// The child, from its first instruction on.
 pub(super) fn work(context: Context, request: NamespacesRequest) -> ! {
     let _ = set_name(c"inro-pod");
-    if let Err(failure) = make(&context, &request) {
-        context.answer(&Reply::Failed(failure), &[]);
-        exit(1)
+    match make(&request) {
+        Ok(fds) => {
+            context.answer(&Reply::Namespaces, &fds.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>());
+            exit(0)
+        }
+        Err(failure) => {
+            context.answer(&Reply::Failed(failure), &[]);
+            exit(1)
+        }
     }
-    exit(0)
 }
 
-fn make(context: &Context, request: &NamespacesRequest) -> Result<(), Failure> {
+/// Whether [`in_thread`] can do it.
+pub(super) fn need_no_process(request: &NamespacesRequest) -> bool {
+    request.user.is_none() && request.sysctls.is_empty()
+}
+
+/// As [`work`], on a thread that ends with it.
+pub(super) fn in_thread(request: &NamespacesRequest) -> Result<Vec<OwnedFd>, Failure> {
+    let made = thread::scope(|scope| scope.spawn(|| make(request)).join());
+    made.unwrap_or_else(|_| Err(Failure::said(Stage::Namespaces, "the thread that makes them panicked")))
+}
+
+/// Makes what is asked for; the calling thread is in it then. The descriptors are in the order of a reply.
+fn make(request: &NamespacesRequest) -> Result<Vec<OwnedFd>, Failure> {
     // Checked before anything is made: a name of the host's must not be written.
     let sysctls = request
         .sysctls
@@ -74,18 +95,19 @@ fn make(context: &Context, request: &NamespacesRequest) -> Result<(), Failure> {
         Some(user) => owned_by_user(user, furnish, &std::iter::once("user").chain(names).collect::<Vec<_>>())?,
         None => {
             furnish()?;
-            names.map(|name| namespace_of("self", name)).collect::<Result<_, _>>()?
+            names
+                .map(|name| namespace_of("thread-self", name))
+                .collect::<Result<_, _>>()?
         }
     };
     if request.net {
         fds.push(route_socket(request, &fds)?);
     }
-    context.answer(&Reply::Namespaces, &fds.iter().map(|fd| fd.as_fd()).collect::<Vec<_>>());
-    Ok(())
+    Ok(fds)
 }
 
-/// A route socket in the new network namespace: who has it needs no thread there. This process has nothing else to do, so it
-/// may go in.
+/// A route socket in the new network namespace: who has it needs no thread there. Who makes it has nothing else to do, so
+/// it may go in.
 fn route_socket(request: &NamespacesRequest, fds: &[OwnedFd]) -> Result<OwnedFd, Failure> {
     let open = || {
         // Behind the user namespace, whose other namespaces a child made.
