@@ -45,20 +45,20 @@ pub(super) struct Opened {
 }
 
 impl Volumes<'_> {
-    /// Opens every volume. All of a container's are for libcontainer, to keep their order, when one of them is.
+    /// Opens every volume. What lies in one that is for libcontainer is for it too.
     ///
     /// # Errors
     /// [`PodError::ImageVolume`]; [`PodError::Spec`] for a volume over /proc; [`PodError::Invalid`] naming a mount that the
     /// pod's user namespace cannot have.
     pub fn open(&self, mounts: &[Mount], place: &Place) -> Result<Opened, PodError> {
         let mut opened = Opened::default();
-        let by_libcontainer = mounts.iter().any(needs_libcontainer);
         for mount in spec::in_order(mounts)? {
             let (tree, inside) = match &mount.source {
                 MountSource::Host(path) => (self.of_host(path, mount)?, PathBuf::new()),
                 MountSource::Image(wanted) => self.of_image(wanted, mounts)?,
             };
-            if by_libcontainer {
+            let lies_in = |staged: &StagedMount| mount.container_path.starts_with(&staged.mount.container_path);
+            if needs_libcontainer(mount) || opened.staged.iter().any(lies_in) {
                 let source = place.mount(opened.trees.len()).join(inside);
                 opened.trees.push(tree);
                 let mount = mount.clone();

@@ -44,3 +44,4 @@ mod systemd;
 mod systemd_driver;
 mod update;
 mod userns;
+mod volumes;
