@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/blobs/sha256/<hex>            manifests and configs, as they were served
 //! <root>/layers/<chain id>/fs, done    unpacked layers; without a valid `done` there is no layer
+//! <root>/base/                         below every image's layers: the places of what every container gets mounted
 //! <root>/images/<hex>                  one record per image: its names, manifest, layers; written last
 //! <root>/snapshots/<container>/        upper and work folders of a container's root file system
 //! <root>/tmp/                          what is being made; emptied at start

@@ -168,7 +168,7 @@ mod test {
                 let moved = Allocator.realloc(grown, Layout::from_size_align(5000, 1).unwrap(), 9000);
                 let kept = std::slice::from_raw_parts(moved, 3) == [7, 7, 7];
                 let apart = second >= grown.add(5000) && moved > second;
-                let aligned = second.addr() % ALIGNED == 0;
+                let aligned = second.addr().is_multiple_of(ALIGNED);
                 (grown == first && kept && apart && aligned).into()
             }
         };
@@ -196,11 +196,12 @@ mod test {
         let parent = || {
             open();
             let layout = Layout::from_size_align(10, 1).unwrap();
-            // SAFETY: the pointers are only looked at.
+            // SAFETY: the pointer is only looked at.
             let ours = unsafe { Allocator.alloc(layout) };
             open();
+            // SAFETY: as above.
             let next = unsafe { Allocator.alloc(layout) };
-            (is_in_arena(ours) && next.addr() % PAGE == 0 && next > ours).into()
+            (is_in_arena(ours) && next.addr().is_multiple_of(PAGE) && next > ours).into()
         };
         assert_eq!(of_child(parent), Some(1));
     }
