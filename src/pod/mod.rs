@@ -66,7 +66,7 @@ use crate::{
     },
     net::Network,
     store::Shelf,
-    zygote::{NamespacesRequest, Zygote},
+    zygote::Zygote,
 };
 use flight::Flights;
 use index::Index;
@@ -241,7 +241,7 @@ impl Pods {
     /// # Errors
     /// [`PodError::Zygote`]. A journal that is stuck is not told, it is waited for.
     pub async fn check(&self) -> Result<(), PodError> {
-        self.inner.with.zygote.namespaces(NamespacesRequest::default()).await?;
+        self.inner.with.zygote.hold().await?;
         let inner = self.inner.clone();
         Ok(tokio::task::spawn_blocking(move || inner.index.wait_for_turn()).await?)
     }
