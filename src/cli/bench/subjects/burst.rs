@@ -1,15 +1,16 @@
 //! Many pods at once: a node that is filled, and emptied.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
-
-use super::super::{
-    Bench,
-    arguments::Network,
-    endpoint::{Endpoint, Up},
-    progress,
-    study::Sheet,
+use super::{
+    super::{
+        Bench,
+        arguments::Network,
+        endpoint::{Endpoint, Up},
+        progress,
+        study::Sheet,
+    },
+    at_once,
 };
 
 pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
@@ -42,26 +43,18 @@ async fn burst(bench: &Bench<'_>, endpoint: &Endpoint, network: Network) -> anyh
 /// So many pods, `concurrency` of them at once.
 ///
 /// # Errors
-/// The first one's, after all have come to their end: a call that is dropped may make a pod that nobody knows of.
+/// The first one's, after all have come to their end.
 pub async fn up(
     endpoint: &Endpoint,
     network: Network,
     pods: usize,
     concurrency: usize,
 ) -> anyhow::Result<(Vec<Up>, Duration)> {
-    let began = Instant::now();
-    let ups = stream::iter((0..pods).map(|_| endpoint.up(network))).buffer_unordered(concurrency);
-    let ups: Vec<anyhow::Result<Up>> = ups.collect().await;
-    let time = began.elapsed();
-    Ok((ups.into_iter().collect::<anyhow::Result<_>>()?, time))
+    at_once((0..pods).map(|_| endpoint.up(network)), concurrency).await
 }
 
 /// Removes them, `concurrency` at once.
 pub async fn down(endpoint: &Endpoint, ups: &[Up], concurrency: usize) -> anyhow::Result<Duration> {
-    let began = Instant::now();
-    let downs = stream::iter(ups.iter().map(|up| endpoint.down(up))).buffer_unordered(concurrency);
-    let downs: Vec<anyhow::Result<_>> = downs.collect().await;
-    let time = began.elapsed();
-    downs.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let (_, time) = at_once(ups.iter().map(|up| endpoint.down(up)), concurrency).await?;
     Ok(time)
 }

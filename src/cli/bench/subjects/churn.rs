@@ -2,14 +2,15 @@
 
 use std::time::Instant;
 
-use futures_util::{StreamExt, stream};
-
-use super::super::{
-    Bench,
-    endpoint::Endpoint,
-    progress,
-    rounds::Rounds,
-    study::{Sheet, Unit},
+use super::{
+    super::{
+        Bench,
+        endpoint::Endpoint,
+        progress,
+        rounds::Rounds,
+        study::{Sheet, Unit},
+    },
+    at_once,
 };
 
 /// Parts of the whole that are told apart.
@@ -48,16 +49,11 @@ async fn churn(bench: &Bench<'_>, endpoint: &Endpoint, part: usize, cycles: usiz
         endpoint.down(&up).await?;
         anyhow::Ok((up.times.pod_up, began.elapsed()))
     };
-    let began = Instant::now();
-    let all = stream::iter((0..cycles).map(|_| cycle())).buffer_unordered(concurrency);
-    // To their ends before the first failure is told: a call that is dropped may make a pod that nobody knows of.
-    let all: Vec<anyhow::Result<_>> = all.collect().await;
-    let per_second = cycles as f64 / began.elapsed().as_secs_f64();
-    for times in all {
-        let (up, down) = times?;
+    let (all, time) = at_once((0..cycles).map(|_| cycle()), concurrency).await?;
+    for (up, down) in all {
         sheet.time(&format!("pod-up, part {part}"), up);
         sheet.time(&format!("pod-down, part {part}"), down);
     }
-    sheet.value("cycles", Unit::PerSecond, per_second);
+    sheet.value("cycles", Unit::PerSecond, cycles as f64 / time.as_secs_f64());
     Ok(sheet)
 }

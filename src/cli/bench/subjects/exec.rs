@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use futures_util::{StreamExt, stream};
-
-use super::super::{
-    Bench,
-    endpoint::{Endpoint, Up},
-    progress,
-    study::{Sheet, Unit},
+use super::{
+    super::{
+        Bench,
+        endpoint::{Endpoint, Up},
+        progress,
+        study::{Sheet, Unit},
+    },
+    at_once,
 };
 
 pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
@@ -64,11 +65,7 @@ async fn rate(bench: &mut Bench<'_>, ups: &[Up]) -> anyhow::Result<()> {
 
 /// Calls a second with `concurrency` of them under way.
 async fn burst(endpoint: &Endpoint, container: &str, concurrency: usize) -> anyhow::Result<f64> {
-    let began = Instant::now();
-    let calls = stream::iter((0..CALLS).map(|_| endpoint.exec(container)));
-    let done: Vec<anyhow::Result<()>> = calls.buffer_unordered(concurrency).collect().await;
-    let time = began.elapsed();
-    done.into_iter().collect::<anyhow::Result<()>>()?;
+    let (_, time) = at_once((0..CALLS).map(|_| endpoint.exec(container)), concurrency).await?;
     Ok(CALLS as f64 / time.as_secs_f64())
 }
 

@@ -8,6 +8,10 @@ mod memory;
 mod pod;
 mod pull;
 
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+
 use super::{Bench, arguments::Subject};
 
 /// Measures `subject` at all endpoints.
@@ -30,4 +34,18 @@ pub async fn measure(subject: Subject, bench: &mut Bench<'_>) -> anyhow::Result<
             Ok(())
         }
     }
+}
+
+/// Does all of it, `concurrency` at once: what came out, and how long it took.
+///
+/// # Errors
+/// The first one's, after all have come to their end: a call that is dropped may make a pod that nobody knows of.
+async fn at_once<T>(
+    works: impl Iterator<Item = impl Future<Output = anyhow::Result<T>>>,
+    concurrency: usize,
+) -> anyhow::Result<(Vec<T>, Duration)> {
+    let began = Instant::now();
+    let done: Vec<_> = stream::iter(works).buffer_unordered(concurrency).collect().await;
+    let time = began.elapsed();
+    Ok((done.into_iter().collect::<anyhow::Result<_>>()?, time))
 }
