@@ -9,8 +9,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fstat, makedev, mkdirat, mknodat,
-        open, openat, openat2,
+        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, makedev, mkdirat, mknodat, open,
+        openat, openat2,
     },
     io::Errno,
     mount::{MountAttrFlags, OpenTreeFlags, open_tree},
@@ -19,7 +19,7 @@ use rustix::{
 use super::{
     error::{Failure, Stage},
     hierarchies,
-    home::{file_system, onto},
+    home::{file_system, is_folder, onto},
     protocol::{ClosedPaths, CreateWire},
 };
 use crate::{
@@ -47,10 +47,6 @@ pub(super) fn furnish(
         top,
         owner: request.root,
     };
-    let at = |place: &Path| {
-        let place = place.display().to_string();
-        move |error: io::Error| Failure::new(Stage::Mounts, place, error)
-    };
     for mount in &request.base {
         root.put_new(mount).map_err(at(&mount.place))?;
     }
@@ -74,6 +70,11 @@ pub(super) fn furnish(
     // The working folder may be on a read-only root, or come with a mount: then the chdir decides.
     let _ = root.folder(&request.cwd, ResolveFlags::empty());
     Ok(())
+}
+
+/// A failure at `place`.
+fn at(place: &Path) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure::new(Stage::Mounts, place.display(), error)
 }
 
 /// The staged root file system.
@@ -123,8 +124,7 @@ impl Root {
 
     /// Attaches a folder over a folder, anything else over a file; the image's links are followed inside the root.
     fn put(&self, place: &Path, mount: BorrowedFd<'_>) -> io::Result<()> {
-        let is_folder = FileType::from_raw_mode(fstat(mount)?.st_mode).is_dir();
-        let target = match is_folder {
+        let target = match is_folder(mount)? {
             true => self.folder(place, ResolveFlags::empty())?,
             false => self.file(place)?,
         };
@@ -133,10 +133,6 @@ impl Root {
 
     /// Makes paths read-only and hides others, with an empty folder and a null device that are made on the stage.
     fn close(&self, closed: &ClosedPaths, stage: &Path) -> Result<(), Failure> {
-        let at = |place: &Path| {
-            let place = place.display().to_string();
-            move |error: io::Error| Failure::new(Stage::Mounts, place, error)
-        };
         for place in &closed.readonly {
             let Some(target) = self.existing(place).map_err(at(place))? else {
                 continue;
@@ -151,8 +147,7 @@ impl Root {
             let Some(target) = self.existing(place).map_err(at(place))? else {
                 continue;
             };
-            let is_folder = fstat(&target).map(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
-            let nothing = match is_folder.map_err(|errno| at(place)(errno.into()))? {
+            let nothing = match is_folder(&target).map_err(at(place))? {
                 true => NO_FOLDER,
                 false => NO_FILE,
             };

@@ -150,11 +150,15 @@ pub(super) fn onto(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
 
 /// Creates the place for a mount: a folder for a folder, an empty file for anything else.
 pub(super) fn place_for(mount: impl AsFd, place: &Path) -> io::Result<()> {
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(mount)?.st_mode);
-    match kind {
-        FileType::Directory => DirBuilder::new().mode(0o755).create(place),
-        _ => write(place, b""),
+    match is_folder(mount)? {
+        true => DirBuilder::new().mode(0o755).create(place),
+        false => write(place, b""),
     }
+}
+
+/// Whether a descriptor is of a folder.
+pub(super) fn is_folder(fd: impl AsFd) -> io::Result<bool> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode).is_dir())
 }
 
 /// What libcontainer opens or binds from the host's /dev.
