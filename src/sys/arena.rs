@@ -129,11 +129,8 @@ unsafe impl GlobalAlloc for Allocator {
         // SAFETY: the size is not zero, and did not overflow with its alignment, as promised to us.
         let new = unsafe { self.alloc(Layout::from_size_align_unchecked(size, layout.align())) };
         if !new.is_null() {
-            // SAFETY: both are that long, and the new one is nobody else's.
-            unsafe {
-                ptr::copy_nonoverlapping(pointer, new, layout.size().min(size));
-                self.dealloc(pointer, layout);
-            }
+            // SAFETY: both are that long, and the new one is nobody else's. The old one is not given back.
+            unsafe { ptr::copy_nonoverlapping(pointer, new, layout.size().min(size)) }
         }
         new
     }

@@ -22,11 +22,7 @@ struct MountAttr {
 /// # Errors
 /// Those of mount_setattr(2).
 pub fn set_readonly(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
-    let attr = MountAttr {
-        set: MOUNT_ATTR_RDONLY,
-        ..MountAttr::default()
-    };
-    set(fd, recursive, &attr)
+    add(fd, recursive, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
 /// Shows the files of the detached tree behind `fd` as the user namespace behind `userns` maps their owners: what
@@ -48,11 +44,7 @@ pub fn set_idmap(fd: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// Those of mount_setattr(2).
 pub fn set_attributes(fd: BorrowedFd<'_>, attributes: MountAttrFlags) -> io::Result<()> {
-    let attr = MountAttr {
-        set: attributes.bits().into(),
-        ..MountAttr::default()
-    };
-    set(fd, false, &attr)
+    add(fd, false, attributes)
 }
 
 /// Sets how mounts and unmounts travel to and from the whole tree behind `fd`.
@@ -65,6 +57,14 @@ pub fn set_propagation(fd: BorrowedFd<'_>, propagation: MountPropagationFlags) -
         ..MountAttr::default()
     };
     set(fd, true, &attr)
+}
+
+fn add(fd: BorrowedFd<'_>, recursive: bool, attributes: MountAttrFlags) -> io::Result<()> {
+    let attr = MountAttr {
+        set: attributes.bits().into(),
+        ..MountAttr::default()
+    };
+    set(fd, recursive, &attr)
 }
 
 fn set(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> {
@@ -86,6 +86,5 @@ fn set(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> 
     }
 }
 
-const MOUNT_ATTR_RDONLY: u64 = 1;
 /// Since Linux 5.12; overlayfs over such layers since 5.19, tmpfs since 6.3.
 const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
