@@ -191,8 +191,8 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
         file.read_to_string(&mut owner)?;
         bail!("{} belongs to another inro: process {}", folder.display(), owner.trim());
     }
-    file.set_len(0)?;
-    file.rewind()?;
-    write!(file, "{}", std::process::id())?;
+    let told = file.set_len(0).and_then(|()| file.rewind());
+    told.and_then(|()| write!(file, "{}", std::process::id()))
+        .with_context(|| format!("write {}", path.display()))?;
     Ok(file)
 }

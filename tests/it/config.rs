@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
 use crate::harness::{Driver, Node, inro, patience, v1};
 
 /// Runs `inro serve` in `dir`, where it is expected to end by itself.
@@ -36,6 +38,22 @@ fn unknown_keys_are_named_with_their_file() {
         assert!(!output.status.success() && output.status.code() != Some(124), "{told}");
         assert!(told.contains(key) && told.contains("config.toml"), "{told}");
     }
+}
+
+#[test]
+fn a_full_disk_is_told_with_the_file_that_had_no_room() {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    fs::write(dir.path().join("config.toml"), "").expect("config.toml");
+    let root = dir.path().join("root");
+    fs::create_dir(&root).expect("a folder");
+    mount("tmpfs", &root, "tmpfs", MountFlags::empty(), c"size=64k").expect("mount");
+    let filled = fs::write(root.join("fill"), vec![1; 64 << 10]);
+    let output = serve(dir.path());
+    unmount(&root, UnmountFlags::DETACH).expect("unmount");
+    filled.expect("room for that");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("root/lock") && told.contains("No space left"), "{told}");
 }
 
 #[test]
