@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use tokio::sync::oneshot;
+
 use super::{
     Inner, PodError, Pods, blocking,
     index::{Container, Sandbox},
@@ -28,7 +30,10 @@ use crate::{
     spec::{self, Left, SpecInput, StagedMount},
     store::{Folder, Name},
     sys::mount::set_readonly,
-    zygote::{self, ClosedPaths, CreateRequest, Halt, Hold, HookState, NamespaceFds, NamespaceKind, PodNamespaces},
+    zygote::{
+        self, BeginRequest, Beginning, ClosedPaths, CreateRequest, Halt, Hold, HookState, NamespaceFds, NamespaceKind,
+        PodNamespaces, ZygoteError,
+    },
 };
 
 impl Pods {
@@ -147,13 +152,30 @@ impl Inner {
         watch.lap("plan");
         let hold = self.hold_cgroup().await?;
         watch.lap("hold");
+        let (log_opened, log) = oneshot::channel();
         let prepared = {
             let (inner, plan, folder, sandbox) = (self.clone(), plan.clone(), folder.clone(), sandbox.clone());
-            blocking(move || inner.prepare(&plan, &folder, &sandbox, hold, &image, &volumes)).await?
+            blocking(move || {
+                let log = plan.log.as_deref().map(log::open).transpose()?;
+                let _ = log_opened.send(log);
+                inner.prepare(&plan, &folder, &sandbox, hold, &image, &volumes)
+            })
+        };
+        let begun = self.begin(plan, folder, sandbox, log);
+        let (beginning, prepared) = match tokio::join!(begun, prepared) {
+            (Ok(beginning), Ok(prepared)) => (beginning, prepared),
+            (Ok(beginning), Err(error)) => {
+                beginning.give_up().await;
+                return Err(error);
+            }
+            // Where the log could not be opened, it is that which is to be told.
+            (Err(_), Err(error)) | (Err(error), Ok(_)) => return Err(error),
         };
         watch.lap_with(prepared.stages, "hand-over");
         let (halt, vendor) = (prepared.halt, &prepared.vendor);
-        let created = self.create_with_vendor(prepared.request, halt, vendor, folder).await?;
+        let created = self
+            .create_with_vendor(beginning, prepared.request, halt, vendor, folder)
+            .await?;
         watch.lap_with(created.stages, "answer");
         let spec = ContainerSpec {
             init: created.init_pid,
@@ -170,6 +192,31 @@ impl Inner {
         )?;
         watch.lap("record");
         Ok((spec, shim, watch.stages()))
+    }
+
+    /// Has the container's processes forked, as soon as its log is open; they wait for the rest.
+    async fn begin(
+        &self,
+        plan: &ContainerPlan,
+        folder: &Folder,
+        sandbox: &Sandbox,
+        log: oneshot::Receiver<Option<OwnedFd>>,
+    ) -> Result<Beginning, PodError> {
+        let log = log.await.map_err(|_| ZygoteError::Lost)?;
+        let (config, pod) = (&plan.config, &sandbox.plan.config);
+        let request = BeginRequest {
+            id: plan.id.clone(),
+            dir: folder.path().to_owned(),
+            stdio: zygote::Stdio {
+                terminal: config.stdio.tty,
+                stdin: config.stdio.stdin,
+                stdin_once: config.stdio.stdin_once,
+            },
+            log,
+            first_pid: config.security.namespaces.pid == NamespaceMode::Container && pod.namespaces.user.is_none(),
+            born_in_cgroup: self.with.cgroups.is_v2(),
+        };
+        Ok(self.with.zygote.begin(request).await?)
     }
 
     /// Snapshot, user, cgroup, mounts, filter and spec: all that may touch a disk.
@@ -257,8 +304,6 @@ impl Inner {
 
         let memfd = filter.map(|filter| filter.to_memfd()).transpose();
         let request = CreateRequest {
-            id: plan.id.clone(),
-            dir: folder.path().to_owned(),
             rootfs,
             root,
             base: spec::base_mounts(security, ids.as_ref(), &config.mounts, !left.proc),
@@ -272,13 +317,7 @@ impl Inner {
             cgroup: self.cgroup_join(&plan.cgroup, hold)?,
             apparmor: apparmor.clone(),
             seccomp: memfd.map_err(|source| io_error("make a filter for", folder.path(), source))?,
-            log: plan.log.as_deref().map(log::open).transpose()?,
             capabilities,
-            stdio: zygote::Stdio {
-                terminal: config.stdio.tty,
-                stdin: config.stdio.stdin,
-                stdin_once: config.stdio.stdin_once,
-            },
             owner,
             cwd: process.cwd().clone(),
             oom_score_adj: config.resources.oom_score_adj,

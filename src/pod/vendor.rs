@@ -31,7 +31,7 @@ use crate::{
     spec::CdiEdits,
     store::{Folder, Name},
     sys::program::{self, Program},
-    zygote::{CreateRequest, Created, Halt, HaltRequest, HookState, Place},
+    zygote::{Beginning, CreateRequest, Created, Halt, HaltRequest, HookState, Place},
 };
 
 /// The record.
@@ -167,6 +167,7 @@ impl Inner {
     /// Has the zygote make the container, runs the hooks that belong there, and puts init into its class.
     pub(super) async fn create_with_vendor(
         &self,
+        beginning: Beginning,
         request: CreateRequest,
         halt: Option<Halt>,
         vendor: &VendorPlan,
@@ -176,7 +177,7 @@ impl Inner {
             let (vendor, folder, place) = (vendor.clone(), folder.clone(), request.place.clone());
             tokio::task::spawn_blocking(move || attend(&halt, &vendor, &place, &folder))
         });
-        let created = self.with.zygote.create(request).await;
+        let created = beginning.create(request).await;
         if let Some(attended) = attended {
             // What a hook says is nearer to the cause than what libcontainer says of it.
             attended.await??;

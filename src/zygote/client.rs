@@ -17,6 +17,7 @@ use std::{
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     mount::{OpenTreeFlags, open_tree},
+    net::{Shutdown, shutdown},
 };
 use tokio::io::unix::AsyncFd;
 
@@ -24,8 +25,9 @@ use super::{
     error::ZygoteError,
     namespaces,
     protocol::{
-        CreateRequest, CreateWire, ExecRequest, ExecStdio, ExecStdioWire, ExecWire, Incoming, KILL, MAX_FDS,
-        NamespaceKind, NamespacesRequest, Outgoing, PodInitRequest, Reply, Request, namespace_number, receive, send,
+        BeginRequest, BeginWire, CreateRequest, CreateWire, ExecRequest, ExecStdio, ExecStdioWire, ExecWire, Incoming,
+        KILL, MAX_FDS, NamespaceKind, NamespacesRequest, Outgoing, PodInitRequest, Reply, Request, namespace_number,
+        now, receive, send,
     },
 };
 use crate::{
@@ -74,6 +76,13 @@ pub struct PodInit {
     pub pid: u32,
     pub pidfd: OwnedFd,
     pub pid_ns: OwnedFd,
+}
+
+/// A container that is begun. Dropping it ends what was forked for it, some time later: see [`Beginning::give_up`].
+#[derive(Debug)]
+pub struct Beginning {
+    dir: PathBuf,
+    answers: Answers,
 }
 
 /// A container whose first process waits to be started.
@@ -190,81 +199,20 @@ impl Zygote {
         })
     }
 
-    /// Makes a container; its first process then waits for [`super::start`], under a shim that is already listening.
-    ///
-    /// A failure leaves no process, socket or mount, except when [`ZygoteError::Lost`]: then the container's cgroup
-    /// may hold a process that waits forever, which killing the cgroup ends.
-    pub async fn create(&self, request: CreateRequest) -> Result<Created> {
+    /// Begins a container, whose folder exists: what will make it is forked, and waits for the rest.
+    pub async fn begin(&self, request: BeginRequest) -> Result<Beginning> {
         let mut fds = Outgoing::default();
-        let joined = request.namespaces;
-        let namespaces = [
-            (NamespaceKind::Net, joined.net),
-            (NamespaceKind::Ipc, joined.ipc),
-            (NamespaceKind::Uts, joined.uts),
-            (NamespaceKind::Pid, joined.pid),
-            (NamespaceKind::User, joined.user),
-        ];
         let dir = request.dir.clone();
-        let wire = Request::Create(CreateWire {
+        let wire = Request::Begin(BeginWire {
             id: request.id,
             dir: request.dir,
-            rootfs: fds.put(request.rootfs),
-            root: request.root,
-            base: request.base,
-            devices: request.devices,
-            files: request
-                .files
-                .into_iter()
-                .map(|(place, fd)| (place, fds.put(fd)))
-                .collect(),
-            closed: request.closed,
-            volumes: request.volumes,
-            mounts: request.mounts.into_iter().map(|fd| fds.put(fd)).collect(),
-            cgroups: request
-                .cgroups
-                .into_iter()
-                .map(|(name, fd)| (name, fds.put(fd)))
-                .collect(),
-            namespaces: namespaces
-                .into_iter()
-                .filter_map(|(kind, fd)| Some((namespace_number(kind), fds.put(fd?))))
-                .collect(),
-            cgroup: fds.join(request.cgroup),
-            seccomp: fds.maybe(request.seccomp),
-            apparmor: request.apparmor,
-            capabilities: request.capabilities,
-            log: fds.maybe(request.log),
             stdio: request.stdio,
-            owner: request.owner,
-            cwd: request.cwd,
-            oom_score_adj: request.oom_score_adj,
-            place: request.place,
-            halt: request.halt.map(|halt| (fds.put(halt.socket), fds.put(halt.host))),
-            start_hooks: request.start_hooks,
-            state: request.state,
+            log: fds.maybe(request.log),
+            first_pid: request.first_pid,
+            born_in_cgroup: request.born_in_cgroup,
         });
         let answers = self.ask(&wire, fds).await?;
-        match answers.next().await {
-            Ok((
-                Reply::Created {
-                    init_pid,
-                    stages,
-                    oom_score_adj_refused,
-                },
-                _,
-            )) => {
-                if oom_score_adj_refused {
-                    static ONCE: Once = Once::new();
-                    ONCE.call_once(|| tracing::warn!("this node refuses to lower oom_score_adj: containers keep ours"));
-                }
-                Ok(Created { init_pid, stages })
-            }
-            Ok(_) => Err(ZygoteError::Protocol),
-            Err(error) => {
-                super::create::sweep(&dir);
-                Err(error)
-            }
-        }
+        Ok(Beginning { dir, answers })
     }
 
     /// Runs a process in a started container.
@@ -347,6 +295,99 @@ impl Zygote {
         tracing::warn!(pid = running.child.id(), "the zygote died, starting another");
         *running = Running::start(&self.launch)?;
         Ok(())
+    }
+}
+
+impl Beginning {
+    /// Makes the container; its first process then waits for [`super::start`], under a shim that is already listening.
+    ///
+    /// A failure leaves no process, socket or mount, except when [`ZygoteError::Lost`]: then the container's cgroup
+    /// may hold a process that waits forever, which killing the cgroup ends.
+    pub async fn create(self, request: CreateRequest) -> Result<Created> {
+        let mut fds = Outgoing::default();
+        let joined = request.namespaces;
+        let namespaces = [
+            (NamespaceKind::Net, joined.net),
+            (NamespaceKind::Ipc, joined.ipc),
+            (NamespaceKind::Uts, joined.uts),
+            (NamespaceKind::Pid, joined.pid),
+            (NamespaceKind::User, joined.user),
+        ];
+        let wire = CreateWire {
+            sent: now(),
+            rootfs: fds.put(request.rootfs),
+            root: request.root,
+            base: request.base,
+            devices: request.devices,
+            files: request
+                .files
+                .into_iter()
+                .map(|(place, fd)| (place, fds.put(fd)))
+                .collect(),
+            closed: request.closed,
+            volumes: request.volumes,
+            mounts: request.mounts.into_iter().map(|fd| fds.put(fd)).collect(),
+            cgroups: request
+                .cgroups
+                .into_iter()
+                .map(|(name, fd)| (name, fds.put(fd)))
+                .collect(),
+            namespaces: namespaces
+                .into_iter()
+                .filter_map(|(kind, fd)| Some((namespace_number(kind), fds.put(fd?))))
+                .collect(),
+            cgroup: fds.join(request.cgroup),
+            seccomp: fds.maybe(request.seccomp),
+            apparmor: request.apparmor,
+            capabilities: request.capabilities,
+            owner: request.owner,
+            cwd: request.cwd,
+            oom_score_adj: request.oom_score_adj,
+            place: request.place,
+            halt: request.halt.map(|halt| (fds.put(halt.socket), fds.put(halt.host))),
+            start_hooks: request.start_hooks,
+            state: request.state,
+        };
+        match self.answer_to(&wire, &fds).await {
+            Ok((
+                Reply::Created {
+                    init_pid,
+                    stages,
+                    oom_score_adj_refused,
+                },
+                _,
+            )) => {
+                if oom_score_adj_refused {
+                    static ONCE: Once = Once::new();
+                    ONCE.call_once(|| tracing::warn!("this node refuses to lower oom_score_adj: containers keep ours"));
+                }
+                Ok(Created { init_pid, stages })
+            }
+            Ok(_) => Err(ZygoteError::Protocol),
+            Err(error) => {
+                super::create::sweep(&self.dir);
+                Err(error)
+            }
+        }
+    }
+
+    async fn answer_to(&self, rest: &CreateWire, fds: &Outgoing) -> Result<(Reply, Incoming)> {
+        if fds.0.len() > MAX_FDS {
+            return Err(ZygoteError::TooManyDescriptors(fds.0.len()));
+        }
+        let fds: Vec<_> = fds.0.iter().map(AsFd::as_fd).collect();
+        // Who died, did so before it could say why, or has said it.
+        match send(self.answers.as_fd(), rest, &fds) {
+            Err(error) if !died(&error) => Err(ZygoteError::Send(error)),
+            _ => self.answers.next().await,
+        }
+    }
+
+    /// Ends what was begun: nothing of it is left in the container's folder.
+    pub async fn give_up(self) {
+        let _ = shutdown(self.answers.as_fd(), Shutdown::Write);
+        let _ = self.answers.next().await;
+        super::create::sweep(&self.dir);
     }
 }
 

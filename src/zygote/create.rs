@@ -1,10 +1,11 @@
 //! Makes a container: S becomes its shim, H makes its world and becomes init.
 //!
 //! ```text
-//! zygote ─fork─▶ S: subreaper, sockets and pipes ─fork─▶ H: cgroup, mounts, init: libcontainer, answer
+//! zygote ─fork─▶ S: subreaper, sockets and pipes ─fork─▶ H: the rest, cgroup, mounts, init: libcontainer, answer
 //!                └─ exec: the shim, parent of H
 //! ```
-//! S executes the shim without waiting for H: the shim learns init's pid over a pipe, or from its end that there is
+//! The request comes in two parts: what S needs when the create begins, the rest when the daemon has prepared it. On cgroup v2
+//! S waits for the rest too: H is born in the container's cgroup. S executes the shim without waiting for H: the shim learns init's pid over a pipe, or from its end that there is
 //! none. Only H enters the container's cgroup.
 
 use std::{
@@ -21,7 +22,7 @@ use std::{
 
 use oci_spec::runtime::Spec;
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, open, openat, unlinkat},
+    fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, fchown, open, openat, unlinkat},
     mount::{MountAttrFlags, MountPropagationFlags, mount_change},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
     pipe::{PipeFlags, pipe_with},
@@ -36,8 +37,11 @@ use super::{
     furnish::furnish,
     halt,
     home::{attach, file_system, move_to_host, place_for},
-    init::{Init, Ready, Streams, Way},
-    protocol::{CgroupJoin, CreateWire, Incoming, NamespaceKind, Place, Reply, Stdio, namespace_number},
+    init::{Init, Ready, Streams},
+    protocol::{
+        BeginWire, CgroupJoin, CreateWire, Incoming, NamespaceKind, Place, Reply, Stdio, moment, namespace_number,
+        receive,
+    },
     server::{Context, c, fork_in, join_v1},
     start::{NOTIFY, STARTED},
 };
@@ -52,9 +56,9 @@ use crate::{
 type Result<T> = std::result::Result<T, Failure>;
 
 /// S, from its first instruction on.
-pub(super) fn work(context: Context, request: CreateWire, fds: Incoming) -> ! {
-    let dir = request.dir.clone();
-    let failure = match become_shim(&context, request, fds) {
+pub(super) fn work(context: Context, begin: BeginWire, fds: Incoming) -> ! {
+    let dir = begin.dir.clone();
+    let failure = match become_shim(&context, begin, fds) {
         Ok(never) => match never {},
         Err(failure) => failure,
     };
@@ -71,42 +75,41 @@ pub(super) fn sweep(dir: &Path) {
     }
 }
 
-fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<std::convert::Infallible> {
+fn become_shim(context: &Context, begin: BeginWire, mut fds: Incoming) -> Result<std::convert::Infallible> {
     let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Sockets, what, error);
     process::reset_signals(true, false);
     set_child_subreaper(Some(getpid())).map_err(|e| step("become a subreaper")(e.into()))?;
     let _ = set_name(c"inro-shim");
 
-    let mut parts = Parts::collect(&request, fds)?;
+    let log = fds.maybe(begin.log)?.map(process::lift).transpose();
+    let log = log.map_err(step("its log"))?;
     let dir = open(
-        &request.dir,
+        &begin.dir,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
     )
-    .map_err(|e| Failure::new(Stage::Sockets, request.dir.display(), e))?;
+    .map_err(|e| Failure::new(Stage::Sockets, begin.dir.display(), e))?;
     let dir = process::lift(dir).map_err(step("its folder"))?;
     let control = listener(&dir, SHIM_SOCKET, SocketType::SEQPACKET).map_err(step("its control socket"))?;
     let (pid_read, pid_write) = pipe().map_err(step("the pid pipe"))?;
-    let (theirs, ours) = Ends::make(&dir, &request).map_err(step("standard streams"))?;
+    let (theirs, ours) = Ends::make(&dir, begin.stdio).map_err(step("standard streams"))?;
     let null = process::lift(
         open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| step("/dev/null")(e.into()))?,
     )
     .map_err(step("/dev/null"))?;
-    let log = parts.log.take();
-    let events = memory_events(&parts.cgroup).map_err(step("its memory.events"))?;
+    let rest = begin.born_in_cgroup.then(|| Rest::receive(context)).transpose()?;
+    let cgroup = rest.as_ref().map(|rest| &rest.parts.cgroup);
+    let events = cgroup.map(memory_events).transpose();
+    let events = events.map_err(step("its memory.events"))?.flatten();
 
-    let explain = |error: &dyn Error| Failure::said(Stage::Request, format!("{CONFIG}: {error}"));
-    // Not by `Spec::load`, which reads byte by byte.
-    let text = fs::read(request.dir.join(CONFIG)).map_err(|error| explain(&error))?;
-    let spec: Spec = serde_json::from_slice(&text).map_err(|error| explain(&error))?;
-    if let Side::Child = fork_in(&parts.cgroup, Way::of(&spec) == Way::First)? {
+    if let Side::Child = fork_in(cgroup, begin.first_pid)? {
         drop((ours, control, pid_read, dir, log, events));
-        help(context, request, spec, parts, theirs, pid_write, &null)
+        help(context, begin, rest, theirs, pid_write, &null)
     }
-    drop((parts, theirs, pid_write));
+    drop((rest, theirs, pid_write));
 
-    let name = c(request.id.as_str())?;
-    let flags = c(flags(request.stdio, log.is_some(), events.is_some()))?;
+    let name = c(begin.id.as_str())?;
+    let flags = c(flags(begin.stdio, log.is_some(), events.is_some()))?;
     let numbers = [
         (0, Some(&null)),
         (1, Some(&null)),
@@ -130,6 +133,24 @@ fn become_shim(context: &Context, request: CreateWire, fds: Incoming) -> Result<
         .map_err(|error| Failure::new(Stage::Shim, "execute it", error))
 }
 
+/// What the daemon has prepared meanwhile.
+struct Rest {
+    request: CreateWire,
+    parts: Parts,
+}
+
+impl Rest {
+    /// Waits for it. The daemon gives up by saying nothing.
+    fn receive(context: &Context) -> Result<Self> {
+        let received = receive(context.reply.as_fd());
+        let received = received.map_err(|e| Failure::new(Stage::Request, "read the rest of it", e))?;
+        let (request, fds): (CreateWire, _) =
+            received.ok_or_else(|| Failure::said(Stage::Request, "the rest of it did not come"))?;
+        let parts = Parts::collect(&request, fds)?;
+        Ok(Self { request, parts })
+    }
+}
+
 /// The descriptors of the request, out of the way of the numbers that the shim and libcontainer are promised.
 struct Parts {
     rootfs: OwnedFd,
@@ -139,7 +160,6 @@ struct Parts {
     namespaces: Vec<(i32, OwnedFd)>,
     cgroup: CgroupJoin,
     seccomp: Option<OwnedFd>,
-    log: Option<OwnedFd>,
     /// Init's end of the halt's socket, and the host's tree.
     halt: Option<(OwnedFd, OwnedFd)>,
 }
@@ -174,7 +194,6 @@ impl Parts {
             namespaces,
             cgroup: fds.join(&request.cgroup)?,
             seccomp: fds.maybe(request.seccomp)?,
-            log: fds.maybe(request.log)?,
             halt: match request.halt {
                 Some((socket, host)) => Some((fds.take(socket)?, fds.take(host)?)),
                 None => None,
@@ -193,9 +212,9 @@ struct Ends {
 
 impl Ends {
     /// The container's and the shim's.
-    fn make(dir: &OwnedFd, request: &CreateWire) -> io::Result<(Self, Self)> {
+    fn make(dir: &OwnedFd, stdio: Stdio) -> io::Result<(Self, Self)> {
         let (mut theirs, mut ours) = (Self::default(), Self::default());
-        if request.stdio.terminal {
+        if stdio.terminal {
             ours.output = Some(listener(dir, CONSOLE_SOCKET, SocketType::STREAM)?);
             return Ok((theirs, ours));
         }
@@ -203,20 +222,19 @@ impl Ends {
         (ours.output, theirs.output) = (Some(read), Some(write));
         let (read, write) = pipe()?;
         (ours.error, theirs.error) = (Some(read), Some(write));
-        if request.stdio.stdin {
+        if stdio.stdin {
             let (read, write) = pipe()?;
             (theirs.input, ours.input) = (Some(read), Some(write));
         }
-        // The container's user may open its own /dev/stdout again.
-        let (uid, gid) = request.owner;
-        for fd in [&theirs.input, &theirs.output, &theirs.error].into_iter().flatten() {
-            rustix::fs::fchown(
-                fd,
-                Some(rustix::fs::Uid::from_raw(uid)),
-                Some(rustix::fs::Gid::from_raw(gid)),
-            )?;
-        }
         Ok((theirs, ours))
+    }
+
+    /// Gives them to the container's user, who may open its own /dev/stdout again.
+    fn give(&self, (uid, gid): (u32, u32)) -> io::Result<()> {
+        for fd in [&self.input, &self.output, &self.error].into_iter().flatten() {
+            fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        Ok(())
     }
 
     /// All three of the container's; `null` where there is nothing to read.
@@ -228,22 +246,15 @@ impl Ends {
 
 /// H: makes the container's world and becomes its init, or tells why not. What is in the container's folder by then, the
 /// daemon removes.
-fn help(
-    context: &Context,
-    request: CreateWire,
-    spec: Spec,
-    parts: Parts,
-    stdio: Ends,
-    shim: OwnedFd,
-    null: &OwnedFd,
-) -> ! {
+fn help(context: &Context, begin: BeginWire, rest: Option<Rest>, stdio: Ends, shim: OwnedFd, null: &OwnedFd) -> ! {
     let _ = set_name(c"inro-create");
-    let mut clock = Stopwatch::since(context.arrived);
-    clock.lap("fork");
     let attempt = || -> Result<Failure> {
         let diary = Diary::open()?;
-        let mut parts = parts;
-        make_world(&request, &mut parts, &mut clock)?;
+        let Rest { request, mut parts } = rest.map_or_else(|| Rest::receive(context), Ok)?;
+        let mut clock = Stopwatch::since(moment(request.sent));
+        clock.lap("fork");
+        let spec = read_spec(&begin.dir)?;
+        make_world(&begin.dir, &request, &mut parts, &mut clock)?;
         let ready = Ready {
             reply: context.reply.clone(),
             shim,
@@ -252,12 +263,12 @@ fn help(
             pid: 0.into(),
         };
         let init = Init {
-            id: request.id.to_string(),
+            id: begin.id.to_string(),
             spec,
-            dir: request.dir.clone(),
             rootfs: request.place.rootfs(),
-            stdio: streams(&request, stdio, null)?,
-            last_step: last_step(request, parts, ready)?,
+            stdio: streams(&begin, stdio, request.owner, null)?,
+            last_step: last_step(&begin.dir, request, parts, ready)?,
+            dir: begin.dir,
         };
         Ok(init.run(&diary))
     };
@@ -267,22 +278,22 @@ fn help(
 }
 
 /// The cgroups, the pod's namespaces, and a mount namespace in which the root is complete but for what is init's.
-fn make_world(request: &CreateWire, parts: &mut Parts, clock: &mut Stopwatch) -> Result<()> {
+fn make_world(dir: &Path, request: &CreateWire, parts: &mut Parts, clock: &mut Stopwatch) -> Result<()> {
     join_v1(&parts.cgroup)?;
-    clock.lap("cgroup");
+    clock.lap("join cgroup");
 
     enter_namespaces(std::mem::take(&mut parts.namespaces))?;
     unshare(UnshareFlags::NEWNS).map_err(|e| Failure::new(Stage::Mounts, "new mount namespace", e))?;
-    let mut bundle = request.dir.as_path();
+    let mut bundle = dir;
     if let Some((socket, host)) = parts.halt.take() {
         halt::hand_down(socket.as_fd()).map_err(|e| Failure::new(Stage::Sockets, "pass the halt's socket", e))?;
-        move_to_host(host, &request.dir, request.place.path())
+        move_to_host(host, dir, request.place.path())
             .map_err(|e| Failure::new(Stage::Mounts, "move to the host's tree", e))?;
         bundle = request.place.path();
     }
     stage_mounts(&request.place, &parts.rootfs, std::mem::take(&mut parts.mounts))?;
     if !request.place.is_small() {
-        fs::copy(request.dir.join(CONFIG), bundle.join(CONFIG))
+        fs::copy(dir.join(CONFIG), bundle.join(CONFIG))
             .map_err(|e| Failure::new(Stage::Mounts, "put the spec into the bundle", e))?;
     }
     let (files, cgroups) = (std::mem::take(&mut parts.files), std::mem::take(&mut parts.cgroups));
@@ -291,28 +302,36 @@ fn make_world(request: &CreateWire, parts: &mut Parts, clock: &mut Stopwatch) ->
     Ok(())
 }
 
-fn last_step(request: CreateWire, parts: Parts, ready: Ready) -> Result<LastStep> {
+fn read_spec(dir: &Path) -> Result<Spec> {
+    let explain = |error: &dyn Error| Failure::said(Stage::Request, format!("{CONFIG}: {error}"));
+    // Not by `Spec::load`, which reads byte by byte.
+    let text = fs::read(dir.join(CONFIG)).map_err(|error| explain(&error))?;
+    serde_json::from_slice(&text).map_err(|error| explain(&error))
+}
+
+fn last_step(dir: &Path, request: CreateWire, parts: Parts, ready: Ready) -> Result<LastStep> {
     Ok(LastStep {
         capabilities: request.capabilities,
         seccomp: parts.seccomp.map(read_program).transpose()?,
         apparmor: request.apparmor,
         ready: Rc::new(ready),
-        started: Rc::new(started_pipe(&request.dir)?),
+        started: Rc::new(started_pipe(dir)?),
         hooks: request.start_hooks,
         state: request.state,
     })
 }
 
 /// Init's streams.
-fn streams(request: &CreateWire, stdio: Ends, null: &OwnedFd) -> Result<Streams> {
-    match request.stdio.terminal {
-        true => console(&request.dir)
+fn streams(begin: &BeginWire, stdio: Ends, owner: (u32, u32), null: &OwnedFd) -> Result<Streams> {
+    match begin.stdio.terminal {
+        true => console(&begin.dir)
             .map(Streams::Console)
             .map_err(|e| Failure::new(Stage::Sockets, CONSOLE_SOCKET, e)),
         false => stdio
-            .of_init(null)
+            .give(owner)
+            .and_then(|()| stdio.of_init(null))
             .map(Streams::Files)
-            .map_err(|e| Failure::new(Stage::Sockets, "/dev/null", e)),
+            .map_err(|e| Failure::new(Stage::Sockets, "standard streams", e)),
     }
 }
 

@@ -147,7 +147,7 @@ fn launch(context: &Context, request: ExecWire, fds: Incoming) -> Result<(Pid, O
     let theirs = process::lift(theirs).map_err(|e| Failure::new(Stage::Fork, "a socket", e))?;
     // By pidfd: never that of a process which got its number later. It is for our children, we stay where we are.
     join(&parts.init, ThreadNameSpaceType::PROCESS_ID)?;
-    let pid = match fork_in(&parts.cgroup, false)? {
+    let pid = match fork_in(Some(&parts.cgroup), false)? {
         Side::Parent(pid) => pid,
         Side::Child => {
             drop(ours);

@@ -59,28 +59,13 @@ pub(super) struct Init {
     pub last_step: LastStep,
 }
 
-/// How init comes into its namespaces of users and pids.
-#[derive(PartialEq, Eq)]
-pub(super) enum Way {
-    /// It is forked as the first process of a new pid namespace.
-    First,
-    /// It is where it was forked: in the node's.
-    There,
-    /// They are entered, and then it is forked once more: the pod's users, or the pids of others.
-    ByForking,
-}
-
-impl Way {
-    /// The one that the spec's namespaces need.
-    pub fn of(spec: &Spec) -> Self {
-        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-        let find = |kind| namespaces?.iter().find(|namespace| namespace.typ() == kind);
-        let pids = find(LinuxNamespaceType::Pid);
-        if find(LinuxNamespaceType::User).is_some() || pids.is_some_and(|pids| pids.path().is_some()) {
-            return Self::ByForking;
-        }
-        if pids.is_some() { Self::First } else { Self::There }
-    }
+/// Whether init comes into its namespaces of users and pids only by one more fork: into the pod's users, or the pids of others.
+/// Else it is where it was forked, in the node's pid namespace or as the first of a new one.
+fn must_fork(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let find = |kind| namespaces?.iter().find(|namespace| namespace.typ() == kind);
+    let joins_pids = find(LinuxNamespaceType::Pid).is_some_and(|pids| pids.path().is_some());
+    joins_pids || find(LinuxNamespaceType::User).is_some()
 }
 
 /// What init's standard streams become: all above 2.
@@ -103,11 +88,11 @@ impl Init {
     }
 
     fn become_init(self) -> Result<(), Box<dyn Error>> {
-        let (way, ready) = (Way::of(&self.spec), self.last_step.ready.clone());
+        let (must_fork, ready) = (must_fork(&self.spec), self.last_step.ready.clone());
         // Not dropped when init fails: the last step closes some of its descriptors by number.
         let arguments = ManuallyDrop::new(self.arguments()?);
         // After everything that needs a path: the root of a pod's own users may not even look into the container's folder.
-        if way == Way::ByForking {
+        if must_fork {
             enter_by_forking(&arguments.spec)?;
         }
         let _ = set_name(c"inro-init");

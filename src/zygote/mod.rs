@@ -34,12 +34,12 @@ mod protocol;
 mod server;
 mod start;
 
-pub use client::{Created, Exec, Hold, Launch, PodInit, PodNamespaces, Zygote};
+pub use client::{Beginning, Created, Exec, Hold, Launch, PodInit, PodNamespaces, Zygote};
 pub use error::{Failure, Stage, ZygoteError};
 pub use halt::{HALT_PROGRAM, Halt, Outcome, main as halt_main};
 pub use protocol::{
-    CgroupJoin, ClosedPaths, CreateRequest, ExecProcess, ExecRequest, ExecStdio, HaltRequest, HookState, NamespaceFds,
-    NamespaceKind, NamespacesRequest, Place, PodInitRequest, Stdio, namespace_path,
+    BeginRequest, CgroupJoin, ClosedPaths, CreateRequest, ExecProcess, ExecRequest, ExecStdio, HaltRequest, HookState,
+    NamespaceFds, NamespaceKind, NamespacesRequest, Place, PodInitRequest, Stdio, namespace_path,
 };
 pub use server::main;
 pub use start::start;

@@ -54,7 +54,7 @@ fn make(context: &Context, cgroup: &JoinWire, joined: &[usize], mut fds: Incomin
     // The end of this pipe tells that the reaper has been executed; before it, that it was not.
     let (read, write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| step("a pipe")(e.into()))?;
-    let reaper = match fork_in(&cgroup, false)? {
+    let reaper = match fork_in(Some(&cgroup), false)? {
         Side::Parent(pid) => pid,
         Side::Child => {
             drop(read);

@@ -8,9 +8,13 @@ use std::{
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    time::{ClockId, clock_gettime},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::Failure;
@@ -64,6 +68,21 @@ pub struct Stdio {
     pub stdin_once: bool,
 }
 
+/// Begins a container: its shim and the helper that will make it are forked while the caller still prepares the rest.
+#[derive(Debug)]
+pub struct BeginRequest {
+    pub id: ContainerId,
+    /// The container's folder in the run folder; sockets are made in it.
+    pub dir: PathBuf,
+    pub stdio: Stdio,
+    /// The container's log, opened for appending.
+    pub log: Option<OwnedFd>,
+    /// Init is the first process of a new pid namespace, for which the helper does not have to enter a user namespace.
+    pub first_pid: bool,
+    /// The helper is to be in its cgroup from its birth on, and waits with it for the rest: v2.
+    pub born_in_cgroup: bool,
+}
+
 /// Makes a container up to the point where its first process waits for [`super::start`].
 ///
 /// `dir/config.json` holds the derived spec, written by the caller: no `linux.resources`, no `linux.seccomp`, no
@@ -72,9 +91,6 @@ pub struct Stdio {
 /// environment.
 #[derive(Debug)]
 pub struct CreateRequest {
-    pub id: ContainerId,
-    /// The container's folder in the run folder; sockets are made in it.
-    pub dir: PathBuf,
     /// Detached mount of the root file system.
     pub rootfs: OwnedFd,
     /// The container's root as host ids: owns the folders and files that are made for mounts.
@@ -102,9 +118,6 @@ pub struct CreateRequest {
     pub apparmor: Option<String>,
     /// The sets the process ends up with.
     pub capabilities: CapabilitySets,
-    /// The container's log, opened for appending.
-    pub log: Option<OwnedFd>,
-    pub stdio: Stdio,
     /// Owner of the stdio pipes, as host ids (the container's user), so that it can reopen `/dev/stdout`.
     pub owner: (u32, u32),
     /// Working folder, made in the root file system when the image lacks it.
@@ -299,7 +312,7 @@ pub(super) enum Request {
         /// Of net, ipc, uts and then user, those that there are.
         joined: Vec<usize>,
     },
-    Create(CreateWire),
+    Begin(BeginWire),
     Exec(ExecWire),
     Hold,
 }
@@ -312,9 +325,20 @@ pub(super) enum JoinWire {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct CreateWire {
+pub(super) struct BeginWire {
     pub id: ContainerId,
     pub dir: PathBuf,
+    pub stdio: Stdio,
+    pub log: Option<usize>,
+    pub first_pid: bool,
+    pub born_in_cgroup: bool,
+}
+
+/// Follows a [`BeginWire`], on its reply socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct CreateWire {
+    /// When it was sent: CLOCK_MONOTONIC, in nanoseconds.
+    pub sent: u64,
     pub rootfs: usize,
     pub root: (u32, u32),
     pub base: Vec<BaseMount>,
@@ -330,8 +354,6 @@ pub(super) struct CreateWire {
     pub seccomp: Option<usize>,
     pub apparmor: Option<String>,
     pub capabilities: CapabilitySets,
-    pub log: Option<usize>,
-    pub stdio: Stdio,
     pub owner: (u32, u32),
     pub cwd: PathBuf,
     pub oom_score_adj: Option<i32>,
@@ -392,6 +414,19 @@ pub(super) enum Reply {
         pid: u32,
     },
     Failed(Failure),
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: the same in every process of the node.
+pub(super) fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The moment that [`now`] told somewhere else.
+pub(super) fn moment(told: u64) -> Instant {
+    let ago = Duration::from_nanos(now().saturating_sub(told));
+    let here = Instant::now();
+    here.checked_sub(ago).unwrap_or(here)
 }
 
 /// What the daemon may say on an exec's reply socket: kill it all.

@@ -7,7 +7,6 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     rc::Rc,
-    time::Instant,
 };
 
 use rustix::{
@@ -31,8 +30,6 @@ use crate::sys::{
 pub(super) struct Context {
     /// The shim, sealed and executable.
     pub shim: OwnedFd,
-    /// When the request arrived.
-    pub arrived: Instant,
     /// Where to answer.
     pub reply: Rc<OwnedFd>,
 }
@@ -94,7 +91,6 @@ fn serve(socket: OwnedFd, shim: OwnedFd) -> ! {
             }
             Err(_) => exit(1),
         };
-        let arrived = Instant::now();
         let Some(reply) = request.first() else { continue };
         match fork() {
             Ok(Side::Parent(_)) => {}
@@ -102,7 +98,7 @@ fn serve(socket: OwnedFd, shim: OwnedFd) -> ! {
                 arena::open();
                 drop(socket);
                 let reply = Rc::new(reply);
-                work(Context { shim, arrived, reply }, request)
+                work(Context { shim, reply }, request)
             }
             Err(error) => {
                 let failure = super::Failure::new(super::Stage::Fork, "a worker", error);
@@ -125,7 +121,7 @@ fn work(context: Context, request: Sealed) -> ! {
     match request {
         Request::Namespaces(request) => namespaces::work(context, request),
         Request::PodInit { cgroup, joined } => pod_init::work(context, &cgroup, &joined, fds),
-        Request::Create(request) => create::work(context, request, fds),
+        Request::Begin(request) => create::work(context, request, fds),
         Request::Exec(request) => exec::work(context, request, fds),
         Request::Hold => hold::work(context),
     }
@@ -164,10 +160,12 @@ pub(super) fn join_v1(cgroup: &super::CgroupJoin) -> Result<(), super::Failure> 
 
 /// Forks a process that is in the cgroup: on v2 from its first instruction, on v1 as its first act; and the first one of a
 /// new pid namespace if wanted.
-pub(super) fn fork_in(cgroup: &super::CgroupJoin, first_pid: bool) -> Result<Side, super::Failure> {
+pub(super) fn fork_in(cgroup: Option<&super::CgroupJoin>, first_pid: bool) -> Result<Side, super::Failure> {
     let (cgroup, stage) = match cgroup {
-        super::CgroupJoin::V1(_) => (None, super::Stage::Fork),
-        super::CgroupJoin::V2(dir) | super::CgroupJoin::V2Held { dir, .. } => (Some(dir.as_fd()), super::Stage::Cgroup),
+        None | Some(super::CgroupJoin::V1(_)) => (None, super::Stage::Fork),
+        Some(super::CgroupJoin::V2(dir) | super::CgroupJoin::V2Held { dir, .. }) => {
+            (Some(dir.as_fd()), super::Stage::Cgroup)
+        }
     };
     let side =
         fork::fork_as(Birth { first_pid, cgroup }).map_err(|e| super::Failure::new(stage, "fork a helper", e))?;

@@ -116,6 +116,32 @@ fn what_cannot_be_executed_is_named_and_leaves_nothing() {
 }
 
 #[test]
+fn what_is_begun_and_given_up_leaves_nothing() {
+    let Some(ground) = Ground::new() else { return };
+    block(async {
+        for born_in_cgroup in [false, true] {
+            for dropped in [false, true] {
+                let c = Box_::new(&ground, &["sleep", "1000"]);
+                let mut begin = c.begin();
+                begin.born_in_cgroup = born_in_cgroup;
+                let beginning = ground.zygote.begin(begin).await.unwrap();
+                let shim = c.dir.join("shim.sock");
+                eventually("its shim or who becomes it", || shim.exists());
+                match dropped {
+                    true => drop(beginning),
+                    false => {
+                        beginning.give_up().await;
+                        let left: Vec<_> = fs::read_dir(&c.dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+                        assert_eq!(left, ["log"], "born in its cgroup: {born_in_cgroup}");
+                    }
+                }
+                eventually("nobody has its folder open", || !is_open(&c.dir));
+            }
+        }
+    });
+}
+
+#[test]
 fn a_program_that_fails_at_exec_is_an_error_of_start() {
     let Some(ground) = Ground::new() else { return };
     fs::write(ground.base.join("rootfs/bin/script"), "#!/no/interpreter\n").unwrap();
@@ -194,16 +220,31 @@ fn a_failure_of_the_last_step_is_told() {
         let mut c = Box_::new(&ground, &["/no/such/program"]);
         // What the last step attaches, it closes.
         let mut request = c.request(&ground);
-        request.base = vec![BaseMount {
+        request.1.base = vec![BaseMount {
             kind: "sysfs".into(),
             place: "/sys".into(),
             options: Vec::new(),
             attributes: 0,
         }];
-        request.cgroups = vec![("pids".into(), tree(&cgroup("pids", &c.id)))];
-        let Err(ZygoteError::Failed(failure)) = ground.zygote.create(request).await else {
+        request.1.cgroups = vec![("pids".into(), tree(&cgroup("pids", &c.id)))];
+        let Err(ZygoteError::Failed(failure)) = create(&ground.zygote, request).await else {
             panic!("not told")
         };
         assert!(failure.message.contains("/no/such/program"), "{failure}");
     });
+}
+
+/// Whether any process has `path` open.
+fn is_open(path: &Path) -> bool {
+    let folders = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .map(|process| process.path().join("fd"));
+    // A process that ends meanwhile has nothing open.
+    let open = folders
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .flatten();
+    open.filter_map(|fd| fs::read_link(fd.path()).ok())
+        .any(|target| target == path)
 }

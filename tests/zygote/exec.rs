@@ -107,8 +107,9 @@ fn v2_containers_and_execs_are_cloned_into_their_cgroup() {
         fs::create_dir(&dir).unwrap();
         let join = || CgroupJoin::V2(File::open(&dir).unwrap().into());
         let mut request = c.request(&ground);
-        request.cgroup = join();
-        let init = ground.zygote.create(request).await.unwrap().init_pid;
+        request.0.born_in_cgroup = true;
+        request.1.cgroup = join();
+        let init = create(&ground.zygote, request).await.unwrap().init_pid;
         c.start().unwrap();
         let mut request = c.exec_request(
             init,

@@ -24,9 +24,9 @@ use std::{
 use inro::{
     model::{BaseMount, CapabilitySets, ContainerId, IdRange, UserNamespace},
     zygote::{
-        CgroupJoin, CreateRequest, Created, Exec, ExecProcess, ExecRequest, ExecStdio, Launch, NamespaceFds,
-        NamespaceKind, NamespacesRequest, Place, PodInitRequest, Stage, Stdio, Zygote, ZygoteError, namespace_path,
-        start,
+        BeginRequest, CgroupJoin, CreateRequest, Created, Exec, ExecProcess, ExecRequest, ExecStdio, Launch,
+        NamespaceFds, NamespaceKind, NamespacesRequest, Place, PodInitRequest, Stage, Stdio, Zygote, ZygoteError,
+        namespace_path, start,
     },
 };
 use rustix::{
@@ -126,6 +126,13 @@ impl Drop for Ground {
     }
 }
 
+/// Both parts of a request for a container.
+type Asked = (BeginRequest, CreateRequest);
+
+async fn create(zygote: &Zygote, (begin, rest): Asked) -> Result<Created, ZygoteError> {
+    zygote.begin(begin).await?.create(rest).await
+}
+
 /// One container: its folder, its spec, its cgroups.
 struct Box_ {
     id: ContainerId,
@@ -165,24 +172,39 @@ impl Box_ {
     }
 
     async fn create(&mut self, ground: &Ground) -> Result<Created, ZygoteError> {
-        ground.zygote.create(self.request(ground)).await
+        create(&ground.zygote, self.request(ground)).await
     }
 
-    fn request(&mut self, ground: &Ground) -> CreateRequest {
-        fs::write(self.dir.join("config.json"), self.spec.to_string()).unwrap();
+    fn begin(&self) -> BeginRequest {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.dir.join("log"))
             .unwrap();
+        let namespaces = self.spec["linux"]["namespaces"].as_array().unwrap();
+        let find = |kind: &str| namespaces.iter().find(|namespace| namespace["type"] == kind);
+        BeginRequest {
+            id: self.id.clone(),
+            dir: self.dir.clone(),
+            stdio: self.stdio,
+            log: Some(log.into()),
+            first_pid: find("user").is_none() && find("pid").is_some_and(|pids| pids["path"].is_null()),
+            born_in_cgroup: false,
+        }
+    }
+
+    fn request(&mut self, ground: &Ground) -> Asked {
+        (self.begin(), self.rest(ground))
+    }
+
+    fn rest(&mut self, ground: &Ground) -> CreateRequest {
+        fs::write(self.dir.join("config.json"), self.spec.to_string()).unwrap();
         let user = &self.spec["process"]["user"];
         let owner = (
             user["uid"].as_u64().unwrap() as u32,
             user["gid"].as_u64().unwrap() as u32,
         );
         CreateRequest {
-            id: self.id.clone(),
-            dir: self.dir.clone(),
             rootfs: ground.rootfs(),
             root: (0, 0),
             base: Vec::new(),
@@ -197,8 +219,6 @@ impl Box_ {
             seccomp: self.seccomp.as_deref().map(memfd),
             apparmor: None,
             capabilities: self.capabilities,
-            log: Some(log.into()),
-            stdio: self.stdio,
             owner,
             cwd: self.spec["process"]["cwd"].as_str().unwrap().into(),
             oom_score_adj: Some(500),

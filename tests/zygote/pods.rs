@@ -96,8 +96,8 @@ fn a_pods_user_namespace_owns_its_other_namespaces() {
             ..NamespaceFds::default()
         };
         let mut request = c.request(&ground);
-        request.owner = (100_000, 200_000);
-        let init = ground.zygote.create(request).await.unwrap().init_pid;
+        request.1.owner = (100_000, 200_000);
+        let init = create(&ground.zygote, request).await.unwrap().init_pid;
         c.start().unwrap();
         eventually("the user's id", || c.log().ends_with("mine\n0\n0"));
         let log = c.log();

@@ -13,7 +13,7 @@ fn a_killed_zygote_is_replaced_and_its_containers_live() {
             let mut c = Box_::new(&ground, &["sleep", "1000"]);
             let request = c.request(&ground);
             let zygote = ground.zygote.clone();
-            let task = tokio::spawn(async move { zygote.create(request).await });
+            let task = tokio::spawn(async move { create(&zygote, request).await });
             tokio::time::sleep(Duration::from_micros(round * 700)).await;
             kill(ground.zygote.pid());
             match tokio::time::timeout(Duration::from_secs(10), task)
@@ -45,7 +45,7 @@ fn a_killed_helper_is_noticed_and_killing_the_cgroup_ends_the_rest() {
             let mut c = Box_::new(&ground, &["sleep", "1000"]);
             let request = c.request(&ground);
             let zygote = ground.zygote.clone();
-            let task = tokio::spawn(async move { zygote.create(request).await });
+            let task = tokio::spawn(async move { create(&zygote, request).await });
             // The helper is the first to enter the cgroup.
             while !task.is_finished() {
                 if let Some(&pid) = c.processes().first() {
@@ -76,7 +76,7 @@ fn a_shim_whose_folder_is_gone_ends_with_its_container() {
     let Some(ground) = Ground::new() else { return };
     block(async {
         let mut c = Box_::new(&ground, &["sleep", "1000"]);
-        let init = ground.zygote.create(c.request(&ground)).await.unwrap().init_pid;
+        let init = create(&ground.zygote, c.request(&ground)).await.unwrap().init_pid;
         c.start().unwrap();
         let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap();
         let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap();
@@ -133,7 +133,7 @@ fn latency_of_create_and_start() {
             c.seccomp = Some(allow_all());
             let request = c.request(&ground);
             let before = Instant::now();
-            let created = ground.zygote.create(request).await.unwrap();
+            let created = create(&ground.zygote, request).await.unwrap();
             creates.push(before.elapsed());
             let before = Instant::now();
             c.start().unwrap();
