@@ -10,32 +10,43 @@ use std::{
 
 use rustix::io::fcntl_dupfd_cloexec;
 
-/// Every signal back to its default action and none blocked; SIGPIPE and SIGCHLD stay ignored if `ignore_pipe`
-/// and `ignore_child` say so.
+/// Every signal back to its default action and none blocked, but for those that [`ignore_signals`] says.
 pub fn reset_signals(ignore_pipe: bool, ignore_child: bool) {
     for signal in 1..=64 {
-        let ignored = (signal == libc::SIGPIPE && ignore_pipe) || (signal == libc::SIGCHLD && ignore_child);
-        // `struct kernel_sigaction`: handler, flags, restorer, mask. Not through libc, which keeps some signals from
-        // its callers; a process started by a careless parent has those ignored.
-        let action = [if ignored { libc::SIG_IGN } else { libc::SIG_DFL }, 0, 0, 0];
-        // SAFETY: installs no handler, so no code can run by it; the kernel reads the 32 bytes that `action` has.
-        // Refusals (SIGKILL, SIGSTOP) do not matter.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                action.as_ptr(),
-                ptr::null_mut::<usize>(),
-                8,
-            )
-        };
+        set_action(signal, libc::SIG_DFL);
     }
+    ignore_signals(ignore_pipe, ignore_child);
     // SAFETY: `none` is initialised by sigemptyset before it is read.
     unsafe {
         let mut none = std::mem::MaybeUninit::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
     }
+}
+
+/// Whether SIGPIPE and SIGCHLD are ignored: enough for a child of who has called [`reset_signals`].
+pub fn ignore_signals(pipe: bool, child: bool) {
+    for (signal, ignored) in [(libc::SIGPIPE, pipe), (libc::SIGCHLD, child)] {
+        set_action(signal, if ignored { libc::SIG_IGN } else { libc::SIG_DFL });
+    }
+}
+
+/// Sets what is no handler.
+fn set_action(signal: i32, action: libc::sighandler_t) {
+    // `struct kernel_sigaction`: handler, flags, restorer, mask. Not through libc, which keeps some signals from
+    // its callers; a process started by a careless parent has those ignored.
+    let action = [action, 0, 0, 0];
+    // SAFETY: installs no handler, so no code can run by it; the kernel reads the 32 bytes that `action` has.
+    // Refusals (SIGKILL, SIGSTOP) do not matter.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            action.as_ptr(),
+            ptr::null_mut::<usize>(),
+            8,
+        )
+    };
 }
 
 /// Executes the program behind `program`; returns only on failure.

@@ -77,7 +77,7 @@ pub(super) fn sweep(dir: &Path) {
 
 fn become_shim(context: &Context, begin: BeginWire, mut fds: Incoming) -> Result<std::convert::Infallible> {
     let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Sockets, what, error);
-    process::reset_signals(true, false);
+    process::ignore_signals(true, false);
     set_child_subreaper(Some(getpid())).map_err(|e| step("become a subreaper")(e.into()))?;
     let _ = set_name(c"inro-shim");
 

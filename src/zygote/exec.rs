@@ -61,7 +61,7 @@ enum News {
 /// The keeper, from its first instruction on.
 pub(super) fn work(context: Context, request: ExecWire, fds: Incoming) -> ! {
     let _ = set_name(c"inro-exec");
-    process::reset_signals(true, false);
+    process::ignore_signals(true, false);
     let started = set_child_subreaper(Some(getpid()))
         .map_err(|e| Failure::new(Stage::Fork, "become a subreaper", e))
         .and_then(|()| launch(&context, request, fds));
@@ -302,7 +302,7 @@ fn become_process(parts: &Parts, news: &OwnedFd) -> Result<Failure> {
     umask(Mode::from_raw_mode(0o022));
 
     let program = Program::new(&process.args, &process.env)?;
-    process::reset_signals(false, false);
+    process::ignore_signals(false, false);
     confine(&process.capabilities, parts.seccomp.as_deref(), process.no_new_privs)?;
     Ok(program.execute())
 }

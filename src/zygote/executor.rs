@@ -80,14 +80,14 @@ impl LastStep {
             let no_new_privs = process.no_new_privileges() == Some(true);
             let program = Program::new(args_of(process)?, env_of(process))?;
             // A hook need not read what it is told.
-            process::reset_signals(!self.hooks.is_empty(), false);
+            process::ignore_signals(!self.hooks.is_empty(), false);
             if let Some(profile) = &self.apparmor {
                 change_profile(own_proc()?.as_fd(), profile)?;
             }
             confine(&self.capabilities, self.seccomp.as_deref(), no_new_privs)?;
             if !self.hooks.is_empty() {
                 self.run_hooks(process)?;
-                process::reset_signals(false, false);
+                process::ignore_signals(false, false);
             }
             Err(program.execute())
         };

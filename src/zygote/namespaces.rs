@@ -128,7 +128,7 @@ fn owned_by_user(
 ) -> Result<Vec<OwnedFd>, Failure> {
     let step = |what: &'static str| move |error: io::Error| Failure::new(Stage::Namespaces, what, error);
     // So that it can be waited for.
-    process::reset_signals(true, false);
+    process::ignore_signals(true, false);
     let (ours, theirs) = fdpass::pair().map_err(step("a socket"))?;
     let child = match fork().map_err(step("fork"))? {
         Side::Parent(child) => child,

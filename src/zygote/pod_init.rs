@@ -42,7 +42,7 @@ pub(super) fn work(context: Context, cgroup: &JoinWire, joined: &[usize], fds: I
 
 fn make(context: &Context, cgroup: &JoinWire, joined: &[usize], mut fds: Incoming) -> Result<(), Failure> {
     let step = |what: &'static str| move |error: std::io::Error| Failure::new(Stage::Namespaces, what, error);
-    process::reset_signals(true, false);
+    process::ignore_signals(true, false);
     let cgroup = fds.join(cgroup)?;
     for &index in joined {
         let fd = fds.take(index)?;
@@ -128,7 +128,7 @@ fn reap(context: &Context, cgroup: &CgroupJoin, write: &OwnedFd) -> Failure {
         become_nobody().map_err(small("set user and group"))?;
         confine(&CapabilitySets::default(), None, true)?;
         drop(write);
-        process::reset_signals(false, false);
+        process::ignore_signals(false, false);
         process::exec_fd(context.shim.as_fd(), &[c("inro-shim")?, c("reaper")?], &[])
             .map_err(step("execute the reaper"))
     };
