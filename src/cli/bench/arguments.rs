@@ -29,7 +29,7 @@ pub struct Arguments {
     pub network: Networks,
     /// The runtime handler of the pods, of all endpoints or as NAME=HANDLER of one
     #[arg(long = "runtime-handler", value_name = "[NAME=]HANDLER")]
-    pub handlers: Vec<Handler>,
+    pub handlers: Vec<Setting<String>>,
     /// The cgroup parent of the pods [default: what the runtime's driver wants, of this run alone where possible]
     #[arg(long, value_name = "PARENT")]
     pub cgroup_parent: Option<String>,
@@ -45,6 +45,9 @@ pub struct Arguments {
     /// Pods of a burst, and pods that run where lists and memory are measured
     #[arg(long, default_value = "20", value_name = "COUNT")]
     pub pods: NonZeroUsize,
+    /// Pods that run meanwhile where the life of one pod is measured, at all endpoints or as NAME=COUNT at one
+    #[arg(long = "among", value_name = "[NAME=]COUNT")]
+    pub among: Vec<Setting<usize>>,
     /// Milliseconds of rest before each measured step
     #[arg(long, default_value_t = 60, value_name = "MS")]
     pub pause_ms: u64,
@@ -183,26 +186,35 @@ impl FromStr for NamedSocket {
     }
 }
 
-/// A runtime handler, of one endpoint or of all.
+/// What is so at one endpoint, or at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handler {
+pub struct Setting<T> {
     endpoint: Option<String>,
-    handler: String,
+    value: T,
 }
 
-impl FromStr for Handler {
-    type Err = std::convert::Infallible;
+impl<T: FromStr> FromStr for Setting<T> {
+    type Err = T::Err;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (endpoint, handler) = match text.split_once('=') {
-            Some((endpoint, handler)) => (Some(endpoint.to_owned()), handler),
+        let (endpoint, value) = match text.split_once('=') {
+            Some((endpoint, value)) => (Some(endpoint.to_owned()), value),
             None => (None, text),
         };
         Ok(Self {
             endpoint,
-            handler: handler.to_owned(),
+            value: value.parse()?,
         })
     }
+}
+
+/// The value at `endpoint`: its own, or everyone's.
+fn at<'a, T>(settings: &'a [Setting<T>], endpoint: &str) -> Option<&'a T> {
+    let own = settings
+        .iter()
+        .find(|setting| setting.endpoint.as_deref() == Some(endpoint));
+    let any = || settings.iter().find(|setting| setting.endpoint.is_none());
+    own.or_else(any).map(|found| &found.value)
 }
 
 impl Arguments {
@@ -215,12 +227,11 @@ impl Arguments {
         for NamedSocket { name, .. } in &self.endpoints {
             ensure!(names.insert(name), "--endpoint {name}: the name is used twice");
         }
-        for handler in &self.handlers {
-            if let Some(name) = handler.endpoint.as_ref().filter(|name| !names.contains(name)) {
-                bail!(
-                    "--runtime-handler {name}={}: no endpoint is called {name}",
-                    handler.handler
-                );
+        let handlers = self.handlers.iter().map(|one| ("--runtime-handler", &one.endpoint));
+        let among = self.among.iter().map(|one| ("--among", &one.endpoint));
+        for (option, endpoint) in handlers.chain(among) {
+            if let Some(name) = endpoint.as_ref().filter(|name| !names.contains(name)) {
+                bail!("{option} {name}=...: no endpoint is called {name}");
             }
         }
         for (option, file) in [("--json", &self.json), ("--report", &self.report)] {
@@ -239,12 +250,12 @@ impl Arguments {
 
     /// The handler of `endpoint`'s pods: its own, or everyone's, or the runtime's default.
     pub fn handler(&self, endpoint: &str) -> String {
-        let own = self
-            .handlers
-            .iter()
-            .find(|handler| handler.endpoint.as_deref() == Some(endpoint));
-        let any = || self.handlers.iter().find(|handler| handler.endpoint.is_none());
-        own.or_else(any).map(|found| found.handler.clone()).unwrap_or_default()
+        at(&self.handlers, endpoint).cloned().unwrap_or_default()
+    }
+
+    /// How many pods run at `endpoint` while one pod's life is measured.
+    pub fn among(&self, endpoint: &str) -> usize {
+        at(&self.among, endpoint).copied().unwrap_or_default()
     }
 }
 
@@ -281,6 +292,8 @@ mod test {
                 "pod --endpoint a=/x --runtime-handler b=runc",
                 "no endpoint is called b",
             ),
+            ("pod --endpoint a=/x --among b=5", "no endpoint is called b"),
+            ("pod --endpoint a=/x --among a=many", "invalid digit"),
             (
                 "pod --endpoint a=/x --report /no/such/folder/x.html",
                 "--report /no/such/folder/x.html",
@@ -294,11 +307,12 @@ mod test {
 
     #[test]
     fn a_handler_of_its_own_wins() {
-        let line = "all --endpoint a=unix:///x --endpoint b=/y --runtime-handler any --runtime-handler b=crun --json -";
+        let line = "all --endpoint a=unix:///x --endpoint b=/y --runtime-handler any --runtime-handler b=crun --among b=7 --json -";
         let arguments = parse(line).unwrap();
         assert_eq!(arguments.endpoints[0].socket, Path::new("/x"));
         assert_eq!(arguments.handler("a"), "any");
         assert_eq!(arguments.handler("b"), "crun");
+        assert_eq!((arguments.among("a"), arguments.among("b")), (0, 7));
         assert_eq!(parse("all --endpoint a=/x").unwrap().handler("a"), "");
     }
 

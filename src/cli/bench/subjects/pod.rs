@@ -2,15 +2,19 @@
 
 use std::time::Instant;
 
-use super::super::{
-    Bench,
-    arguments::Network,
-    endpoint::{Endpoint, Up, UpTimes},
-    progress,
-    study::{Sheet, Unit},
+use super::{
+    super::{
+        Bench,
+        arguments::Network,
+        endpoint::{Endpoint, Up, UpTimes},
+        progress,
+        study::{Sheet, Unit},
+    },
+    burst,
 };
 
 pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
+    let others = others_up(bench).await?;
     for network in bench.arguments.network.each() {
         let turns = bench.turns(bench.rounds());
         let bar = progress::bar(&format!("pod, {network}"), turns.len());
@@ -20,7 +24,26 @@ pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
             bar.inc(1);
         }
     }
+    for (endpoint, ups) in bench.endpoints.iter().zip(&others) {
+        burst::down(endpoint, ups, bench.arguments.concurrency.get()).await?;
+    }
     Ok(())
+}
+
+/// Pods that only run, at each endpoint as many as were asked for.
+async fn others_up(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Vec<Up>>> {
+    let (network, concurrency) = (bench.arguments.network.one(), bench.arguments.concurrency.get());
+    let mut others = Vec::new();
+    for endpoint in &bench.endpoints {
+        let count = bench.arguments.among(&endpoint.name);
+        others.push(burst::up(endpoint, network, count, concurrency).await?.0);
+        if count > 0 {
+            bench
+                .study
+                .note(format!("{count} pods ran at {} meanwhile", endpoint.name));
+        }
+    }
+    Ok(others)
 }
 
 /// Three steps with a rest before each: up, an exec, down.
