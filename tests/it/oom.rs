@@ -13,11 +13,12 @@ fn count() -> usize {
 /// Needs more than it may have.
 const EATER: &str = "dd if=/dev/zero of=/dev/null bs=40M";
 
-fn killed(pod: &Pod, command: &[&str]) -> Container {
+/// Started with a limit of memory, in MiB.
+fn limited(pod: &Pod, command: &[&str], limit: i64) -> Container {
     let container = pod.container("shell", command, |config| {
         config.linux.as_mut().expect("linux").resources = Some(v1::LinuxContainerResources {
-            memory_limit_in_bytes: 16 << 20,
-            memory_swap_limit_in_bytes: 16 << 20,
+            memory_limit_in_bytes: limit << 20,
+            memory_swap_limit_in_bytes: limit << 20,
             ..Default::default()
         });
     });
@@ -25,15 +26,42 @@ fn killed(pod: &Pod, command: &[&str]) -> Container {
     container
 }
 
-#[test]
-fn every_oom_kill_is_told_as_one() {
+fn killed(pod: &Pod, command: &[&str]) -> Container {
+    limited(pod, command, 16)
+}
+
+fn has_controller(test: &str) -> bool {
     let cgroups = fs::read_to_string("/proc/self/cgroup").expect("cgroups");
     let unified = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    if !cgroups.contains(":memory:") && !unified.contains("memory") {
-        return skipped(
-            "every_oom_kill_is_told_as_one",
-            "this machine gives us no memory controller",
-        );
+    let has = cgroups.contains(":memory:") || unified.contains("memory");
+    if !has {
+        skipped(test, "this machine gives us no memory controller");
+    }
+    has
+}
+
+/// Nothing that we do in a container's cgroup, before its program or beside it, takes a lot of memory.
+#[test]
+fn a_container_of_8_mib_starts_and_can_be_looked_into() {
+    if !has_controller("a_container_of_8_mib_starts_and_can_be_looked_into") {
+        return;
+    }
+    let node = Node::start();
+    node.pull("shell");
+    let pod = node.pod(|_| {});
+    for _ in 0..count() {
+        let container = limited(&pod, &["sh", "-c", "echo up; exec sleep 1000"], 8);
+        container.wait_logged("up");
+        assert_eq!(container.sh("echo in"), "in");
+        assert_eq!(container.status().state(), v1::ContainerState::ContainerRunning);
+        container.remove();
+    }
+}
+
+#[test]
+fn every_oom_kill_is_told_as_one() {
+    if !has_controller("every_oom_kill_is_told_as_one") {
+        return;
     }
     let mut node = Node::start();
     node.pull("shell");
