@@ -2,8 +2,6 @@
 
 use std::{fmt, str::FromStr};
 
-use oci_spec::distribution::Reference as Parsed;
-
 use super::ImageError;
 
 /// A fully qualified reference: registry, repository, and a tag or digest or both.
@@ -36,43 +34,100 @@ impl Reference {
 impl FromStr for Reference {
     type Err = ImageError;
 
-    /// A bare name means Docker Hub, and no tag and no digest mean `latest`, as with every engine.
+    /// A bare name means Docker Hub, and no tag and no digest mean `latest`, as with every engine. The grammar is that of
+    /// `github.com/distribution/reference`.
     fn from_str(text: &str) -> Result<Self, ImageError> {
-        let bad = |why: String| ImageError::Reference {
+        parse(text).map_err(|why| ImageError::Reference {
             reference: text.to_owned(),
             why,
-        };
-        if text.is_empty() {
-            return Err(bad("it is empty".into()));
-        }
-        let parsed: Parsed = text.parse().map_err(|error| bad(format!("{error}")))?;
-        if let Some(digest) = parsed.digest() {
-            check_digest(digest).map_err(bad)?;
-        }
-        let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/".contains(&b);
-        if !parsed.repository().bytes().all(lower)
-            || parsed
-                .repository()
-                .split('/')
-                .any(|part| part.trim_matches('.').is_empty())
-        {
-            return Err(bad(format!("{:?} is not a repository's name", parsed.repository())));
-        }
-        // With a digest and no tag, none: `latest` would be a name that nobody gave.
-        let tag = parsed.tag().map(str::to_owned);
-        let tag = if tag.is_none() && parsed.digest().is_none() {
-            Some("latest".to_owned())
-        } else {
-            tag
-        };
-        Ok(Self {
-            registry: parsed.registry().to_owned(),
-            repository: parsed.repository().to_owned(),
-            tag,
-            digest: parsed.digest().map(str::to_owned),
         })
     }
 }
+
+fn parse(text: &str) -> Result<Reference, String> {
+    if text.is_empty() {
+        return Err("it is empty".into());
+    }
+    let (rest, digest) = split_off(text, text.find('@'));
+    digest.map_or(Ok(()), check_digest)?;
+    let after_folders = rest.rfind('/').map_or(0, |slash| slash + 1);
+    let colon = rest[after_folders..].find(':').map(|colon| after_folders + colon);
+    let (name, tag) = split_off(rest, colon);
+    tag.map_or(Ok(()), check_tag)?;
+    let (registry, repository) = split_name(name)?;
+    // With a digest and no tag, none: `latest` would be a name that nobody gave.
+    let latest = || digest.is_none().then_some("latest");
+    Ok(Reference {
+        registry: registry.to_owned(),
+        repository,
+        tag: tag.or_else(latest).map(str::to_owned),
+        digest: digest.map(str::to_owned),
+    })
+}
+
+/// What is before the separator at `place`, and after it.
+fn split_off(text: &str, place: Option<usize>) -> (&str, Option<&str>) {
+    match place {
+        Some(place) => (&text[..place], Some(&text[place + 1..])),
+        None => (text, None),
+    }
+}
+
+/// The registry, which is Docker Hub unless the first part can be a host, and the repository there.
+fn split_name(name: &str) -> Result<(&str, String), String> {
+    let (registry, path) = match name.split_once('/') {
+        Some(("index.docker.io", path)) => (HUB, path),
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+        _ => (HUB, name),
+    };
+    if !is_host(registry) {
+        return Err(format!("{registry:?} is not a registry's name"));
+    }
+    let repository = match registry == HUB && !path.contains('/') {
+        true => format!("library/{path}"),
+        false => path.to_owned(),
+    };
+    if repository.len() > LONGEST_NAME {
+        return Err(format!("a repository's name has at most {LONGEST_NAME} characters"));
+    }
+    match path.split('/').all(is_component) {
+        true => Ok((registry, repository)),
+        false => Err(format!("{path:?} is not a repository's name")),
+    }
+}
+
+/// `host` or `host:port`. Underscores are in no name of the DNS, but there are registries that have one.
+fn is_host(text: &str) -> bool {
+    let (name, port) = split_off(text, text.find(':'));
+    let is_label = |label: &str| {
+        let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        plain && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let is_number = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    (name.split('.').all(is_label) || is_component(name)) && port.is_none_or(is_number)
+}
+
+/// A part of a repository's name: small letters and digits, with a separator at most between two of them.
+fn is_component(part: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_separator = |run: &str| matches!(run, "" | "." | "_" | "__") || run.bytes().all(|b| b == b'-');
+    part.starts_with(is_plain) && part.ends_with(is_plain) && part.split(is_plain).all(is_separator)
+}
+
+fn check_tag(tag: &str) -> Result<(), String> {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let fits = (1..=LONGEST_TAG).contains(&tag.len())
+        && tag.bytes().all(|b| is_word(b) || b == b'.' || b == b'-')
+        && tag.bytes().next().is_some_and(is_word);
+    match fits {
+        true => Ok(()),
+        false => Err(format!("{tag:?} is not a tag")),
+    }
+}
+
+const HUB: &str = "docker.io";
+const LONGEST_NAME: usize = 255;
+const LONGEST_TAG: usize = 128;
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,6 +182,72 @@ mod test {
         assert_eq!((both.tag.as_deref(), both.wanted()), (Some("t"), DIGEST));
         let digest: Reference = format!("r.test/x@{DIGEST}").parse().unwrap();
         assert_eq!(digest.to_string(), format!("r.test/x@{DIGEST}"));
+    }
+
+    /// Of pieces that are all allowed somewhere, most of what is made is wrong somewhere.
+    #[test]
+    fn the_grammar_is_that_of_others() {
+        let pieces = [
+            "a",
+            "b0",
+            "library",
+            "localhost",
+            "r.test",
+            "index.docker.io",
+            "docker.io",
+            "X",
+            "-",
+            "--",
+            ".",
+            "_",
+            "__",
+            "___",
+            "/",
+            "/",
+            "/",
+            ":",
+            ":",
+            "5000",
+            "v1.2",
+            "@",
+            DIGEST,
+        ];
+        let (mut state, mut taken) = (1_u64, 0);
+        for _ in 0..20_000 {
+            let mut text = String::new();
+            let mut next = |below: usize| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as usize % below
+            };
+            for _ in 0..1 + next(7) {
+                text.push_str(pieces[next(pieces.len())]);
+            }
+            let theirs = text.parse::<oci_spec::distribution::Reference>().ok();
+            // Where they agree with everybody else: large letters are for hosts and tags.
+            let theirs = theirs.filter(|theirs| !theirs.repository().contains('X'));
+            let ours = text.parse::<Reference>().ok();
+            taken += usize::from(ours.is_some());
+            assert_eq!(
+                ours.map(|ours| (ours.registry, ours.repository, ours.digest)),
+                theirs.map(|theirs| (
+                    theirs.registry().to_owned(),
+                    theirs.repository().to_owned(),
+                    theirs.digest().map(str::to_owned)
+                )),
+                "{text}"
+            );
+        }
+        assert!(taken > 500, "{taken} of them are references");
+    }
+
+    #[test]
+    fn names_and_tags_end_somewhere() {
+        for (name, tag, fits) in [(255, 128, true), (256, 1, false), (1, 129, false), (1, 0, false)] {
+            let text = format!("r.test/{}:{}", "n".repeat(name), "t".repeat(tag));
+            assert_eq!(text.parse::<Reference>().is_ok(), fits, "{name} {tag}");
+        }
     }
 
     #[test]
