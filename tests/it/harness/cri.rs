@@ -18,6 +18,9 @@ use tonic::{
 pub use inro_proto as v1;
 use v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
 
+/// Longer than any call takes; a client whose daemon was killed at a bad moment may wait for ever.
+const PATIENCE: Duration = Duration::from_secs(180);
+
 /// A client; clones share nothing but the socket's path.
 #[derive(Clone)]
 pub struct Cri {
@@ -32,7 +35,9 @@ macro_rules! calls {
                 runtime().block_on(async move {
                     // As much as the daemon sends.
                     let mut client = $service::new(channel.await?).max_decoding_message_size(80 << 20);
-                    client.$name(request).await.map(|reply| reply.into_inner())
+                    let answer = tokio::time::timeout(PATIENCE, client.$name(request)).await;
+                    let answer = answer.map_err(|_| Status::deadline_exceeded("the test waits no longer"))?;
+                    answer.map(|reply| reply.into_inner())
                 })
             })*
         }
