@@ -5,6 +5,15 @@ use std::time::{Duration, Instant};
 /// The steps of an operation in their order, each with the time it took.
 pub type Stages = Vec<(String, Duration)>;
 
+/// Where the time of a container's way into life went. Empty: not done yet, or by an earlier daemon.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerStages {
+    /// Of CreateContainer.
+    pub create: Stages,
+    /// Of StartContainer.
+    pub start: Stages,
+}
+
 /// Takes the time of each step: a few nanoseconds, so it always runs.
 #[derive(Debug)]
 pub struct Stopwatch {

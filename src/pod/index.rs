@@ -86,6 +86,8 @@ pub struct Container {
     pub shim: Mutex<Option<Arc<Shim>>>,
     /// Where the time of CreateContainer went; empty after a restart of the daemon.
     pub stages: Stages,
+    /// Where the time of StartContainer went; unset until it has succeeded, and after a restart of the daemon.
+    pub start_stages: OnceLock<Stages>,
     /// What its writable layer takes; `None` until somebody measured it. Guards the value only.
     pub layer: Mutex<Option<LayerUsage>>,
 }
@@ -118,6 +120,7 @@ impl Container {
             stopping: watch::Sender::new(None),
             shim: Mutex::default(),
             stages: Stages::new(),
+            start_stages: OnceLock::new(),
             layer: Mutex::default(),
         }
     }

@@ -61,8 +61,8 @@ use crate::{
     image::{Images, snapshot::Snapshots},
     lockdown::apparmor::AppArmor,
     model::{
-        ContainerEntry, ContainerFilter, ContainerId, ContainerMetadata, ContainerView, DiskTotals, PodView,
-        SandboxFilter, SandboxId, SandboxMetadata, SandboxView, Stages,
+        ContainerEntry, ContainerFilter, ContainerId, ContainerMetadata, ContainerStages, ContainerView, DiskTotals,
+        PodView, SandboxFilter, SandboxId, SandboxMetadata, SandboxView, Stages,
     },
     net::Network,
     store::Shelf,
@@ -223,12 +223,16 @@ impl Pods {
         Ok(self.inner.index.sandbox(id)?.stages.clone())
     }
 
-    /// Where the time of a container's creation went; empty when an earlier daemon made it.
+    /// Where the time of a container's creation and start went; empty what an earlier daemon did.
     ///
     /// # Errors
     /// [`PodError::NoContainer`], [`PodError::Ambiguous`].
-    pub fn container_stages(&self, id: &str) -> Result<Stages, PodError> {
-        Ok(self.inner.index.container(id)?.stages.clone())
+    pub fn container_stages(&self, id: &str) -> Result<ContainerStages, PodError> {
+        let container = self.inner.index.container(id)?;
+        Ok(ContainerStages {
+            create: container.stages.clone(),
+            start: container.start_stages.get().cloned().unwrap_or_default(),
+        })
     }
 
     /// What begins from now on follows `config`, but for the cgroup parent.

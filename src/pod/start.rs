@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Inner, PodError, Pods, blocking, index::Container, records::ContainerStatus, vendor::vendor_plan};
 use crate::{
-    model::{ContainerState, EventKind, Timestamp},
+    model::{ContainerState, EventKind, Stopwatch, Timestamp},
     store::Name,
     zygote,
 };
@@ -15,6 +15,7 @@ impl Pods {
     /// # Errors
     /// [`PodError::NoContainer`]; [`PodError::WrongState`] when it has exited.
     pub async fn start_container(&self, id: &str) -> Result<(), PodError> {
+        let mut watch = Stopwatch::start();
         let container = self.inner.index.container(id)?;
         let turn = container.turn.lock().await;
         match admit(&container.state.borrow()) {
@@ -28,6 +29,7 @@ impl Pods {
                 });
             }
         }
+        watch.lap("turn");
         let started = container.clone();
         // Before the message: what ends at once must not have ended before it was started.
         let started_at = Timestamp::now();
@@ -35,10 +37,15 @@ impl Pods {
             let hooks = vendor_plan(&started).map_or(Duration::ZERO, |vendor| vendor.start_limit());
             zygote::start(started.folder.path(), hooks)
         };
-        blocking(start).await?;
+        let stages = blocking(start).await?;
+        watch.lap_with(stages, "hand-over");
         self.inner.running(&container, started_at)?;
         drop(turn);
+        watch.lap("record");
         self.inner.started_with_vendor(&container).await;
+        watch.lap("hooks");
+        // A container is started once.
+        let _ = container.start_stages.set(watch.stages());
         Ok(())
     }
 }

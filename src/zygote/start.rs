@@ -13,14 +13,17 @@ use rustix::{
 };
 
 use super::error::{Failure, ZygoteError};
+use crate::model::{Stages, Stopwatch};
 
-/// Starts the container created in `dir`: returns when its program has been executed, or failed to be. Blocks, and for
-/// as long as its hooks may take when it has some that run first.
+/// Starts the container created in `dir`: returns when its program has been executed, or failed to be, with the times of
+/// its steps: `release` until init was told, `exec` until its program was seen to run. Blocks, and for as long as its
+/// hooks may take when it has some that run first.
 ///
 /// # Errors
 /// [`ZygoteError::NotWaiting`] when it was started before or died since; [`ZygoteError::Failed`] when the program
 /// could not be executed: the process then ends with code 126 or 127.
-pub fn start(dir: &Path, hooks: Duration) -> Result<(), ZygoteError> {
+pub fn start(dir: &Path, hooks: Duration) -> Result<Stages, ZygoteError> {
+    let mut watch = Stopwatch::start();
     let step = |step: &'static str| move |source: io::Error| ZygoteError::Start { step, source };
     let outcome = open(
         dir.join(STARTED),
@@ -45,6 +48,7 @@ pub fn start(dir: &Path, hooks: Duration) -> Result<(), ZygoteError> {
         .write_all(b"start container")
         .map_err(step("write to its first process"))?;
     drop(socket);
+    watch.lap("release");
 
     let mut outcome = std::fs::File::from(outcome);
     let deadline = Instant::now() + PATIENCE + hooks;
@@ -70,8 +74,9 @@ pub fn start(dir: &Path, hooks: Duration) -> Result<(), ZygoteError> {
         }
     }
     let _ = std::fs::remove_file(dir.join(STARTED));
+    watch.lap("exec");
     if told.is_empty() {
-        return Ok(());
+        return Ok(watch.stages());
     }
     let failure: Failure = serde_json::from_slice(&told).map_err(|_| ZygoteError::Protocol)?;
     Err(ZygoteError::Failed(failure))

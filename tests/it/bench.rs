@@ -116,6 +116,7 @@ fn check_study(study: &Value) {
     let stage = find("pod", "host network", "hand-over");
     assert_eq!(stage["part_of"], "CreateContainer");
     assert_eq!(stage["rows"][0]["values"].as_array().expect("values").len(), 8);
+    assert_eq!(find("pod", "host network", "release")["part_of"], "StartContainer");
     assert_eq!(
         find("memory", "2 pods", "processes per pod")["rows"][0]["values"][0],
         1.0,

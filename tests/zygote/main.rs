@@ -241,7 +241,7 @@ impl Box_ {
     }
 
     fn start(&self) -> Result<(), ZygoteError> {
-        start(&self.dir, Duration::ZERO)
+        start(&self.dir, Duration::ZERO).map(drop)
     }
 
     /// Creates, starts, waits for the exit record; the log.

@@ -19,9 +19,9 @@ use crate::{
     cgroup::Driver,
     cri::signal_number,
     model::{
-        Access, ContainerEntry, ContainerFacts, ContainerPhase, ContainerState, ContainerView, FsUsage, IdRange,
-        ImageId, ImageView, Mount, NamespaceMode, Namespaces, Propagation, Resources, SandboxState, SandboxView,
-        Stages, Timestamp, User, UserNamespace,
+        Access, ContainerEntry, ContainerFacts, ContainerPhase, ContainerStages, ContainerState, ContainerView,
+        FsUsage, IdRange, ImageId, ImageView, Mount, NamespaceMode, Namespaces, Propagation, Resources, SandboxState,
+        SandboxView, Stages, Timestamp, User, UserNamespace,
     },
 };
 
@@ -331,14 +331,15 @@ pub fn fs_usage(usage: FsUsage) -> wire::FilesystemUsage {
 }
 
 /// The verbose part of a container's status, as `crictl inspect` shows it.
-pub fn container_info(view: &ContainerView, stages: &Stages) -> HashMap<String, String> {
+pub fn container_info(view: &ContainerView, stages: &ContainerStages) -> HashMap<String, String> {
     let info = serde_json::json!({
         "sandboxID": view.sandbox,
         "pid": view.pid.unwrap_or(0),
         "config": &*view.config,
         "user": view.user,
         "apparmor": view.apparmor,
-        "stagesMs": milliseconds(stages),
+        "stagesMs": milliseconds(&stages.create),
+        "startStagesMs": milliseconds(&stages.start),
     });
     HashMap::from([("info".to_owned(), info.to_string())])
 }

@@ -1,4 +1,4 @@
-//! What a runtime itself says of where the time went: `stagesMs` in inro's verbose statuses.
+//! What a runtime itself says of where the time went: `stagesMs` and `startStagesMs` in inro's verbose statuses.
 
 use std::collections::HashMap;
 
@@ -10,11 +10,11 @@ use super::{Endpoint, Up};
 pub type Stages = Vec<(String, f64)>;
 
 impl Endpoint {
-    /// Of the RunPodSandbox and the CreateContainer that made `up`; empty where a runtime does not tell.
+    /// Of the calls that made `up`, in their order and each with its name; empty where a runtime does not tell.
     ///
     /// # Errors
     /// When a status cannot be had.
-    pub async fn stages(&self, up: &Up) -> anyhow::Result<(Stages, Stages)> {
+    pub async fn stages(&self, up: &Up) -> anyhow::Result<[(&'static str, Stages); 3]> {
         let request = wire::PodSandboxStatusRequest {
             pod_sandbox_id: up.pod.id.clone(),
             verbose: true,
@@ -32,15 +32,19 @@ impl Endpoint {
         let container = self
             .call("ContainerStatus", self.client.runtime.clone().container_status(request))
             .await?;
-        Ok((parse(&pod.info), parse(&container.info)))
+        Ok([
+            ("RunPodSandbox", parse(&pod.info, "stagesMs")),
+            ("CreateContainer", parse(&container.info, "stagesMs")),
+            ("StartContainer", parse(&container.info, "startStagesMs")),
+        ])
     }
 }
 
-fn parse(info: &HashMap<String, String>) -> Stages {
+fn parse(info: &HashMap<String, String>, key: &str) -> Stages {
     let info = info
         .get("info")
         .and_then(|info| serde_json::from_str::<serde_json::Value>(info).ok());
-    let stages = info.and_then(|info| serde_json::from_value(info.get("stagesMs")?.clone()).ok());
+    let stages = info.and_then(|info| serde_json::from_value(info.get(key)?.clone()).ok());
     stages.unwrap_or_default()
 }
 
@@ -51,11 +55,14 @@ mod test {
     #[test]
     fn who_tells_no_stages_has_none() {
         let info = |text: &str| HashMap::from([("info".to_owned(), text.to_owned())]);
-        let told = parse(&info(r#"{"pid": 7, "stagesMs": [["network", 1.5], ["init", 0.25]]}"#));
-        assert_eq!(told, [("network".to_owned(), 1.5), ("init".to_owned(), 0.25)]);
+        let told =
+            info(r#"{"pid": 7, "stagesMs": [["network", 1.5], ["init", 0.25]], "startStagesMs": [["exec", 2]]}"#);
+        let stages = parse(&told, "stagesMs");
+        assert_eq!(stages, [("network".to_owned(), 1.5), ("init".to_owned(), 0.25)]);
+        assert_eq!(parse(&told, "startStagesMs"), [("exec".to_owned(), 2.0)]);
         for silent in ["{}", "not JSON", r#"{"stagesMs": "no list"}"#] {
-            assert!(parse(&info(silent)).is_empty(), "{silent}");
+            assert!(parse(&info(silent), "stagesMs").is_empty(), "{silent}");
         }
-        assert!(parse(&HashMap::new()).is_empty());
+        assert!(parse(&HashMap::new(), "stagesMs").is_empty());
     }
 }

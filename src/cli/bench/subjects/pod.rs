@@ -79,8 +79,7 @@ fn note_up(sheet: &mut Sheet, times: &UpTimes) {
 }
 
 async fn note_stages(sheet: &mut Sheet, endpoint: &Endpoint, up: &Up) -> anyhow::Result<()> {
-    let (run, create) = endpoint.stages(up).await?;
-    for (call, stages) in [("RunPodSandbox", run), ("CreateContainer", create)] {
+    for (call, stages) in endpoint.stages(up).await? {
         for (stage, milliseconds) in stages {
             sheet.part(call, &stage, Unit::Milliseconds, milliseconds);
         }
