@@ -1,12 +1,14 @@
 //! gRPC face: CRI v1 over the unix socket.
 //!
 //! `parse` turns wire messages into `model` values that cannot be wrong, `render` turns values into messages, `error`
-//! alone knows gRPC codes; the two services only translate.
+//! alone knows gRPC codes; the two services only translate. `observe` is around both, for whoever wants to know how long
+//! calls take.
 
 mod batch;
 mod error;
 mod events;
 mod image_service;
+mod observe;
 mod parse;
 mod render;
 mod runtime_service;
@@ -28,6 +30,8 @@ use crate::{
     pod::Pods,
 };
 use image_service::ImageCalls;
+use observe::Observed;
+pub use observe::{Ended, Observer};
 use runtime_service::RuntimeCalls;
 
 /// Most bytes of a message, both ways, as with CRI-O: five times what the kubelet takes (16 MiB), for clients that take
@@ -38,18 +42,31 @@ const MOST_MESSAGE: usize = 80 << 20;
 /// 200 KiB it goes in four turns with its reader, each of which waits for a processor.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// Serves until `stop` resolves; calls under way are finished. `stream_url` is where streaming calls are redeemed, without
-/// a slash at its end.
+/// What the services stand on.
+pub struct Ground {
+    pub pods: Pods,
+    pub images: Images,
+    /// Where streaming calls are redeemed, without a slash at its end.
+    pub stream_url: String,
+    /// Who wants to know how long calls take.
+    pub observer: Option<Observer>,
+}
+
+/// Serves until `stop` resolves; calls under way are finished.
 ///
 /// # Errors
 /// Those of the listener.
 pub async fn serve(
     listener: UnixListener,
-    pods: Pods,
-    images: Images,
-    stream_url: String,
+    ground: Ground,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
+    let Ground {
+        pods,
+        images,
+        stream_url,
+        observer,
+    } = ground;
     let (stopped, stopping) = watch::channel(false);
     let stop = async move {
         stop.await;
@@ -68,8 +85,14 @@ pub async fn serve(
         .max_encoding_message_size(MOST_MESSAGE);
     let incoming = UnixListenerStream::new(listener).map(|accepted| accepted.inspect(make_room));
     Server::builder()
-        .add_service(runtime)
-        .add_service(image)
+        .add_service(Observed {
+            service: runtime,
+            observer: observer.clone(),
+        })
+        .add_service(Observed {
+            service: image,
+            observer,
+        })
         .serve_with_incoming_shutdown(incoming, stop)
         .await
 }

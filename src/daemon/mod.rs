@@ -119,12 +119,17 @@ async fn run(
     );
     supervisor::ready("");
     let (stop, stopping) = tokio::sync::oneshot::channel();
-    let stream_url = streams.base_url().to_owned();
+    let ground = cri::Ground {
+        pods: pods.clone(),
+        images,
+        stream_url: streams.base_url().to_owned(),
+        observer: None,
+    };
     // Dropped at the end of this function, and every session with it: they end with the daemon, containers do not.
     let mut streaming = JoinSet::new();
     streaming.spawn(streams.serve(pods.clone()));
     let health = tokio::spawn(supervisor::report_health(path, pods.clone()));
-    let server = tokio::spawn(cri::serve(listener, pods.clone(), images, stream_url, async move {
+    let server = tokio::spawn(cri::serve(listener, ground, async move {
         let _ = stopping.await;
     }));
     let mut config = config;

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// The steps of an operation in their order, each with the time it took.
 pub type Stages = Vec<(String, Duration)>;
 
+/// Who is told where the time of an operation went: the operation by its name in the CRI, and its stages.
+pub type StageObserver = Box<dyn Fn(&'static str, &Stages) + Send + Sync>;
+
 /// Where the time of a container's way into life went. Empty: not done yet, or by an earlier daemon.
 #[derive(Debug, Clone, Default)]
 pub struct ContainerStages {

@@ -116,6 +116,7 @@ impl Inner {
         let images = (image, volumes);
         match self.clone().make_container(&plan, &folder, &sandbox, images).await {
             Ok((spec, shim, stages)) => {
+                self.tell_stages("CreateContainer", &stages);
                 // Nothing of the container's is in its layer yet.
                 let layer = LayerUsage {
                     at: plan.created_at,

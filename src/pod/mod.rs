@@ -62,7 +62,7 @@ use crate::{
     lockdown::apparmor::AppArmor,
     model::{
         ContainerEntry, ContainerFilter, ContainerId, ContainerMetadata, ContainerStages, ContainerView, DiskTotals,
-        PodView, SandboxFilter, SandboxId, SandboxMetadata, SandboxView, Stages,
+        PodView, SandboxFilter, SandboxId, SandboxMetadata, SandboxView, StageObserver, Stages,
     },
     net::Network,
     store::Shelf,
@@ -143,6 +143,8 @@ struct Inner {
     creates: Flights<(SandboxId, ContainerMetadata), ContainerId>,
     tickets: Tickets,
     spools: Spools,
+    /// Who is told of stages, if anyone.
+    stage_observer: std::sync::OnceLock<StageObserver>,
 }
 
 impl Pods {
@@ -182,6 +184,7 @@ impl Pods {
             creates: Flights::default(),
             tickets: Tickets::default(),
             spools: Spools::below(root),
+            stage_observer: std::sync::OnceLock::new(),
         };
         let inner = Arc::new(inner);
         inner.meter.watch(Arc::downgrade(&inner));
@@ -235,6 +238,11 @@ impl Pods {
         })
     }
 
+    /// From now on `observer` is told of the stages of every run, create and start that succeeds. There is one for good.
+    pub fn observe_stages(&self, observer: StageObserver) {
+        let _ = self.inner.stage_observer.set(observer);
+    }
+
     /// What begins from now on follows `config`, but for the cgroup parent.
     pub fn reconfigure(&self, config: Config) {
         *self.inner.config.write().expect("no panic while it is held") = Arc::new(config);
@@ -281,6 +289,13 @@ impl Pods {
 impl Inner {
     fn config(&self) -> Arc<Config> {
         self.config.read().expect("no panic while it is held").clone()
+    }
+
+    /// Tells who observes, if anyone does.
+    fn tell_stages(&self, operation: &'static str, stages: &Stages) {
+        if let Some(tell) = self.stage_observer.get() {
+            tell(operation, stages);
+        }
     }
 }
 

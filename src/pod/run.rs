@@ -61,6 +61,7 @@ impl Inner {
         let folder = self.sandboxes.folder(id.as_str());
         match self.make_sandbox(&plan, &folder).await {
             Ok((status, stages)) => {
+                self.tell_stages("RunPodSandbox", &stages);
                 let (status, turn) = (tokio::sync::watch::Sender::new(status), tokio::sync::Mutex::default());
                 self.index.insert_sandbox(Arc::new(Sandbox {
                     plan,

@@ -44,8 +44,10 @@ impl Pods {
         watch.lap("record");
         self.inner.started_with_vendor(&container).await;
         watch.lap("hooks");
+        let stages = watch.stages();
+        self.inner.tell_stages("StartContainer", &stages);
         // A container is started once.
-        let _ = container.start_stages.set(watch.stages());
+        let _ = container.start_stages.set(stages);
         Ok(())
     }
 }

@@ -116,6 +116,11 @@ impl Pods {
     pub fn redeem(&self, kind: StreamKind, token: &str) -> Option<StreamCall> {
         self.inner.tickets.redeem(kind, token, Instant::now())
     }
+
+    /// How many promises wait for their clients.
+    pub fn promised(&self) -> usize {
+        self.inner.tickets.valid(Instant::now()).len()
+    }
 }
 
 /// A terminal has one output, and a call without any stream is a mistake. Source: CRI `ExecRequest`, `AttachRequest`.
