@@ -5,7 +5,7 @@
 //! | row | modules |
 //! |---|---|
 //! | assembly | [`cli`] [`daemon`] [`config`] |
-//! | faces | [`cri`] [`stream`] |
+//! | faces | [`cri`] [`stream`] [`metrics`] |
 //! | domain | [`pod`] |
 //! | mechanisms | [`spec`] [`lockdown`] [`cgroup`] [`net`] [`image`] [`zygote`] [`shim`] [`store`] [`checkpoint`] [`resctrl`] |
 //! | ground | [`model`] [`sys`] [`durable`] |
@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod durable;
 pub mod image;
 pub mod lockdown;
+pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod pod;

@@ -35,6 +35,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tonic", &["cri", "cli", "daemon"]),
     ("prost", &["cri"]),
     ("hyper", &["stream", "metrics"]),
+    ("prometheus_client", &["metrics"]),
     ("libcontainer", &["zygote"]),
     ("libcgroups", &["zygote"]),
     ("pathrs", &["zygote"]),

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup, image, net, pod, stream};
+use crate::{cgroup, image, metrics, net, pod, stream};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/inro/config.toml";
@@ -27,6 +27,7 @@ pub struct Config {
     pub listen: String,
     pub cgroup: cgroup::Config,
     pub image: image::Config,
+    pub metrics: metrics::Config,
     pub net: net::Config,
     pub pod: pod::Config,
     pub stream: stream::Config,
@@ -40,6 +41,7 @@ impl Default for Config {
             listen: "unix:///run/inro/inro.sock".into(),
             cgroup: cgroup::Config::default(),
             image: image::Config::default(),
+            metrics: metrics::Config::default(),
             net: net::Config::default(),
             pod: pod::Config::default(),
             stream: stream::Config::default(),
@@ -182,6 +184,7 @@ mod test {
             ("rot = 1", "rot"),
             ("[net]\nbridg = 'x'", "bridg"),
             ("[image]\nhosts = 'x'", "hosts"),
+            ("[metrics]\nlisten = ':9750'", "listen = ':9750'"),
         ] {
             fs::write(&path, text).unwrap();
             let error = Config::load(&path, true).unwrap_err().to_string();

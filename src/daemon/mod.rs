@@ -8,6 +8,7 @@ use std::{
     io::{Read, Seek, Write},
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,7 @@ use crate::{
     cri, durable,
     image::{Images, snapshot::Snapshots},
     lockdown::apparmor::AppArmor,
+    metrics::{self, Durations},
     net::Network,
     pod::{self, Mechanisms, Pods},
     stream,
@@ -84,6 +86,9 @@ async fn run(
     let streams = stream::Server::bind(&config.stream)
         .await
         .context("start the streaming server")?;
+    let metrics = metrics::Server::bind(&config.metrics)
+        .await
+        .context("start the metrics endpoint")?;
     let apparmor = AppArmor::detect();
     match &apparmor {
         AppArmor::OutOfReach { why } => tracing::warn!(why, "AppArmor is on, but out of reach: containers run without"),
@@ -121,13 +126,19 @@ async fn run(
     let (stop, stopping) = tokio::sync::oneshot::channel();
     let ground = cri::Ground {
         pods: pods.clone(),
-        images,
+        images: images.clone(),
         stream_url: streams.base_url().to_owned(),
-        observer: None,
+        observer: metrics.as_ref().map(|metrics| observer(metrics.durations())),
     };
     // Dropped at the end of this function, and every session with it: they end with the daemon, containers do not.
-    let mut streaming = JoinSet::new();
-    streaming.spawn(streams.serve(pods.clone()));
+    let mut http = JoinSet::new();
+    http.spawn(streams.serve(pods.clone()));
+    if let Some(metrics) = metrics {
+        tracing::info!(listen = %metrics.address(), "metrics");
+        let durations = metrics.durations();
+        pods.observe_stages(Box::new(move |operation, stages| durations.stages(operation, stages)));
+        http.spawn(metrics.serve(pods.clone(), images));
+    }
     let health = tokio::spawn(supervisor::report_health(path, pods.clone()));
     let server = tokio::spawn(cri::serve(listener, ground, async move {
         let _ = stopping.await;
@@ -149,6 +160,11 @@ async fn run(
         Err(_) => tracing::warn!("calls were under way for too long"),
     }
     Ok(tokio::task::spawn_blocking(move || network.settle(SETTLE)).await?)
+}
+
+/// Counts calls as they end.
+fn observer(durations: Durations) -> cri::Observer {
+    Arc::new(move |call: cri::Ended| durations.call(call.method, call.code, call.took))
 }
 
 /// Reads the configuration again and does what can be done with it in a running daemon; what is in force then.

@@ -9,6 +9,7 @@ pub mod fork;
 pub mod inherited;
 pub mod mount;
 pub mod oom;
+pub mod own;
 pub mod process;
 pub mod program;
 pub mod reactor;

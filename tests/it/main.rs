@@ -26,6 +26,7 @@ mod lifecycle;
 mod lists;
 mod logs;
 mod messages;
+mod metrics;
 mod net_devices;
 mod oom;
 mod permissions;
