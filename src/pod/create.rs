@@ -185,6 +185,7 @@ impl Inner {
         };
         folder.write(Name::Spec, &spec)?;
         let shim = Shim::connect(folder.path())?;
+        watch.lap("shim ready");
         folder.write(
             Name::Status,
             &ContainerStatus {
