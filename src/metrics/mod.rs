@@ -7,7 +7,7 @@ mod census;
 mod durations;
 mod own;
 
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{
     Method, Request, Response, StatusCode, header, header::HeaderValue, server::conn::http1, service::service_fn,
@@ -17,11 +17,10 @@ use prometheus_client::{encoding::text, metrics::info::Info, registry::Registry}
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 
-use crate::{image::Images, pod::Pods};
+use crate::{image::Images, pod::Pods, sys::accept::Connections};
 use census::{Census, Gauges};
 pub use durations::Durations;
 use own::OwnProcess;
@@ -79,29 +78,11 @@ impl Server {
     pub async fn serve(self, pods: Pods, images: Images) {
         let registry = registry(&self.durations, move || Census::take(&pods, &images));
         let registry = Arc::new(registry);
-        let mut connections = JoinSet::new();
-        let mut oldest_first = VecDeque::<AbortHandle>::new();
+        let mut connections = Connections::new(self.listener, MOST);
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                Some(_) = connections.join_next() => continue,
-            };
-            match accepted {
-                Ok((socket, _)) => {
-                    oldest_first.retain(|connection| !connection.is_finished());
-                    if oldest_first.len() >= MOST
-                        && let Some(oldest) = oldest_first.pop_front()
-                    {
-                        oldest.abort();
-                    }
-                    oldest_first.push_back(connections.spawn(connection(socket, registry.clone())));
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: others have to end first.
-                    tracing::warn!(%error, "a connection was not accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+            let (socket, _) = connections.accept().await;
+            let registry = registry.clone();
+            connections.serve(async move |_place| connection(socket, registry).await);
         }
     }
 }

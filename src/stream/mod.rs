@@ -19,11 +19,9 @@ pub mod websocket;
 pub mod wire;
 
 use std::{
-    collections::VecDeque,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
-    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -40,7 +38,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::mpsc,
-    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -49,6 +46,7 @@ use tracing::Instrument;
 use crate::{
     model::chain,
     pod::{Pods, StreamCall},
+    sys::accept::Connections,
 };
 use carrier::Client;
 use negotiate::{Accepted, Refusal, negotiate};
@@ -137,63 +135,25 @@ impl Server {
 
     /// Serves until it is dropped, which ends every session.
     pub async fn serve(mut self, pods: Pods) {
-        let mut connections = JoinSet::new();
-        let mut waiting = Waiting::default();
+        let mut connections = Connections::new(self.listener, MOST_WAITING);
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                Some(_) = connections.join_next() => continue,
-            };
-            let (socket, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of descriptors, most likely: others have to end first.
-                    tracing::warn!(%error, "a connection was not accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
+            let (socket, peer) = connections.accept().await;
             let connection = Connection {
                 tls: self.tls.as_mut().map(tls::Tls::acceptor),
                 pods: pods.clone(),
                 times: self.times,
             };
             let span = tracing::info_span!("stream", %peer);
-            let place = Arc::new(());
-            let mark = Arc::downgrade(&place);
-            let work = async move {
-                match connection.session(socket).await {
-                    Ok(Some(session)) => {
-                        drop(place);
-                        session.run().await;
-                    }
-                    Ok(None) => {}
-                    Err(error) => tracing::debug!(error = chain(&error), "no session"),
+            let work = async move |place| match connection.session(socket).await {
+                Ok(Some(session)) => {
+                    drop(place);
+                    session.run().await;
                 }
+                Ok(None) => {}
+                Err(error) => tracing::debug!(error = chain(&error), "no session"),
             };
-            let task = connections.spawn(work.instrument(span));
-            waiting.add(mark, task);
+            connections.serve(|place| work(place).instrument(span));
         }
-    }
-}
-
-/// Connections that have not made their request yet, the oldest first. When there are too many, the oldest goes: whoever
-/// means it asks at once, and one who only connects keeps nobody out.
-#[derive(Default)]
-struct Waiting {
-    connections: VecDeque<(Weak<()>, AbortHandle)>,
-}
-
-impl Waiting {
-    /// `place` ends when the connection waits no longer.
-    fn add(&mut self, place: Weak<()>, task: AbortHandle) {
-        self.connections.retain(|(place, _)| place.strong_count() > 0);
-        if self.connections.len() >= MOST_WAITING
-            && let Some((_, oldest)) = self.connections.pop_front()
-        {
-            oldest.abort();
-        }
-        self.connections.push_back((place, task));
     }
 }
 

@@ -1,5 +1,7 @@
-//! System calls that rustix does not offer, and what /proc tells of a process; with the shim's start-up module the only `unsafe` code.
+//! System calls that rustix does not offer, what /proc tells of a process, and what more than one server needs; with the shim's
+//! start-up module the only `unsafe` code.
 
+pub mod accept;
 pub mod arena;
 pub mod bpf;
 pub mod capset;
