@@ -53,6 +53,27 @@ pub async fn up(
     at_once((0..pods).map(|_| endpoint.up(network)), concurrency).await
 }
 
+/// So many pods as `count` says of it at each endpoint, on the one network that a subject has.
+///
+/// # Errors
+/// As with [`up`].
+pub async fn up_everywhere(bench: &Bench<'_>, count: impl Fn(&Endpoint) -> usize) -> anyhow::Result<Vec<Vec<Up>>> {
+    let (network, concurrency) = (bench.arguments.network.one(), bench.arguments.concurrency.get());
+    let mut running = Vec::new();
+    for endpoint in &bench.endpoints {
+        running.push(up(endpoint, network, count(endpoint), concurrency).await?.0);
+    }
+    Ok(running)
+}
+
+/// Removes what [`up_everywhere`] has made.
+pub async fn down_everywhere(bench: &Bench<'_>, running: &[Vec<Up>]) -> anyhow::Result<()> {
+    for (endpoint, ups) in bench.endpoints.iter().zip(running) {
+        down(endpoint, ups, bench.arguments.concurrency.get()).await?;
+    }
+    Ok(())
+}
+
 /// Removes them, `concurrency` at once.
 pub async fn down(endpoint: &Endpoint, ups: &[Up], concurrency: usize) -> anyhow::Result<Duration> {
     let (_, time) = at_once(ups.iter().map(|up| endpoint.down(up)), concurrency).await?;

@@ -18,12 +18,8 @@ const CALLS: [&str; 7] = [
 ];
 
 pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
-    let (pods, concurrency) = (bench.arguments.pods.get(), bench.arguments.concurrency.get());
-    let network = bench.arguments.network.one();
-    let mut running = Vec::new();
-    for endpoint in &bench.endpoints {
-        running.push(burst::up(endpoint, network, pods, concurrency).await?.0);
-    }
+    let pods = bench.arguments.pods.get();
+    let running = burst::up_everywhere(bench, |_| pods).await?;
     let turns = bench.turns(bench.rounds());
     let bar = progress::bar(&format!("list, {pods} pods"), turns.len());
     for turn in turns {
@@ -43,10 +39,7 @@ pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
         bench.keep(turn, sheet);
         bar.inc(1);
     }
-    for (endpoint, ups) in bench.endpoints.iter().zip(&running) {
-        burst::down(endpoint, ups, concurrency).await?;
-    }
-    Ok(())
+    burst::down_everywhere(bench, &running).await
 }
 
 /// False when the runtime has no such call.

@@ -24,26 +24,19 @@ pub async fn measure(bench: &mut Bench<'_>) -> anyhow::Result<()> {
             bar.inc(1);
         }
     }
-    for (endpoint, ups) in bench.endpoints.iter().zip(&others) {
-        burst::down(endpoint, ups, bench.arguments.concurrency.get()).await?;
-    }
-    Ok(())
+    burst::down_everywhere(bench, &others).await
 }
 
 /// Pods that only run, at each endpoint as many as were asked for.
 async fn others_up(bench: &mut Bench<'_>) -> anyhow::Result<Vec<Vec<Up>>> {
-    let (network, concurrency) = (bench.arguments.network.one(), bench.arguments.concurrency.get());
-    let mut others = Vec::new();
     for endpoint in &bench.endpoints {
-        let count = bench.arguments.among(&endpoint.name);
-        others.push(burst::up(endpoint, network, count, concurrency).await?.0);
-        if count > 0 {
+        if let count @ 1.. = bench.arguments.among(&endpoint.name) {
             bench
                 .study
                 .note(format!("{count} pods ran at {} meanwhile", endpoint.name));
         }
     }
-    Ok(others)
+    burst::up_everywhere(bench, |endpoint| bench.arguments.among(&endpoint.name)).await
 }
 
 /// Three steps with a rest before each: up, an exec, down.
