@@ -26,8 +26,8 @@ use super::{
     namespaces,
     protocol::{
         BeginRequest, BeginWire, CreateRequest, CreateWire, ExecRequest, ExecStdio, ExecStdioWire, ExecWire, Incoming,
-        KILL, MAX_FDS, NamespaceKind, NamespacesRequest, Outgoing, PodInitRequest, Reply, Request, namespace_number,
-        now, receive, send,
+        KILL, NamespaceKind, NamespacesRequest, Outgoing, PodInitRequest, Reply, Request, namespace_number, now,
+        receive, send,
     },
 };
 use crate::{
@@ -249,14 +249,12 @@ impl Zygote {
     /// Sends a request with a reply socket of its own and waits until a worker has taken it up. What the zygote dies
     /// over before that was not begun, and is asked again of the next one.
     async fn ask(&self, request: &Request, fds: Outgoing) -> Result<Answers> {
-        if fds.0.len() > MAX_FDS {
-            return Err(ZygoteError::TooManyDescriptors(fds.0.len()));
-        }
+        let fds = fds.borrowed()?;
         let mut attempt = 1;
         loop {
             let (ours, theirs) = fdpass::pair().map_err(ZygoteError::Send)?;
             let sent = {
-                let all: Vec<_> = std::iter::once(&theirs).chain(&fds.0).map(AsFd::as_fd).collect();
+                let all: Vec<_> = std::iter::once(theirs.as_fd()).chain(fds.iter().copied()).collect();
                 self.send_once(request, &all)
             };
             drop(theirs);
@@ -348,7 +346,7 @@ impl Beginning {
             start_hooks: request.start_hooks,
             state: request.state,
         };
-        match self.answer_to(&wire, &fds).await {
+        match self.answer_to(&wire, fds).await {
             Ok((
                 Reply::Created {
                     init_pid,
@@ -365,19 +363,15 @@ impl Beginning {
             }
             Ok(_) => Err(ZygoteError::Protocol),
             Err(error) => {
-                super::create::sweep(&self.dir);
+                self.give_up().await;
                 Err(error)
             }
         }
     }
 
-    async fn answer_to(&self, rest: &CreateWire, fds: &Outgoing) -> Result<(Reply, Incoming)> {
-        if fds.0.len() > MAX_FDS {
-            return Err(ZygoteError::TooManyDescriptors(fds.0.len()));
-        }
-        let fds: Vec<_> = fds.0.iter().map(AsFd::as_fd).collect();
+    async fn answer_to(&self, rest: &CreateWire, fds: Outgoing) -> Result<(Reply, Incoming)> {
         // Who died, did so before it could say why, or has said it.
-        match send(self.answers.as_fd(), rest, &fds) {
+        match send(self.answers.as_fd(), rest, &fds.borrowed()?) {
             Err(error) if !died(&error) => Err(ZygoteError::Send(error)),
             _ => self.answers.next().await,
         }

@@ -4,9 +4,9 @@
 //! zygote ─fork─▶ S: subreaper, sockets and pipes ─fork─▶ H: the rest, cgroup, mounts, init: libcontainer, answer
 //!                └─ exec: the shim, parent of H
 //! ```
-//! The request comes in two parts: what S needs when the create begins, the rest when the daemon has prepared it. On cgroup v2
-//! S waits for the rest too: H is born in the container's cgroup. S executes the shim without waiting for H: the shim learns init's pid over a pipe, or from its end that there is
-//! none. Only H enters the container's cgroup.
+//! The request comes in two parts: what S needs when the create begins, the rest when the daemon has prepared it. On cgroup
+//! v2 S waits for the rest too: H is born in the container's cgroup. S executes the shim without waiting for H: the shim
+//! learns init's pid over a pipe, or from its end that there is none. Only H enters the container's cgroup.
 
 use std::{
     error::Error,
@@ -81,8 +81,8 @@ fn become_shim(context: &Context, begin: BeginWire, mut fds: Incoming) -> Result
     set_child_subreaper(Some(getpid())).map_err(|e| step("become a subreaper")(e.into()))?;
     let _ = set_name(c"inro-shim");
 
-    let log = fds.maybe(begin.log)?.map(process::lift).transpose();
-    let log = log.map_err(step("its log"))?;
+    fds.lift()?;
+    let log = fds.maybe(begin.log)?;
     let dir = open(
         &begin.dir,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
@@ -166,10 +166,7 @@ struct Parts {
 
 impl Parts {
     fn collect(request: &CreateWire, mut fds: Incoming) -> Result<Self> {
-        for slot in &mut fds.0 {
-            let lifted = slot.take().map(process::lift).transpose();
-            *slot = lifted.map_err(|e| Failure::new(Stage::Request, "move a descriptor", e))?;
-        }
+        fds.lift()?;
         let mut namespaces = Vec::new();
         for &(number, index) in &request.namespaces {
             namespaces.push((number, fds.take(index)?));

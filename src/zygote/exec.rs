@@ -95,13 +95,7 @@ enum Streams {
 impl Parts {
     fn collect(request: ExecWire, mut fds: Incoming) -> Result<Self> {
         let step = |what: &'static str| move |error: std::io::Error| Failure::new(Stage::Request, what, error);
-        for slot in &mut fds.0 {
-            *slot = slot
-                .take()
-                .map(process::lift)
-                .transpose()
-                .map_err(step("move a descriptor"))?;
-        }
+        fds.lift()?;
         let streams = match request.stdio {
             ExecStdioWire::Terminal { columns, rows } => Streams::Terminal(Winsize {
                 ws_row: rows,

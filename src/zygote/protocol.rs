@@ -17,10 +17,10 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::error::Failure;
+use super::error::{Failure, ZygoteError};
 use crate::{
     model::{BaseMount, CapabilitySets, ContainerId, DeviceNode, Hook, Stages, UserNamespace},
-    sys::fdpass,
+    sys::{fdpass, process},
 };
 
 /// Descriptors in one request; the kernel's `SCM_MAX_FD` is 253, one is the reply socket and one may be the body.
@@ -446,6 +446,14 @@ impl Outgoing {
         fd.map(|fd| self.put(fd))
     }
 
+    /// All of them, if they fit into one.
+    pub fn borrowed(&self) -> Result<Vec<BorrowedFd<'_>>, ZygoteError> {
+        match self.0.len() {
+            too_many if too_many > MAX_FDS => Err(ZygoteError::TooManyDescriptors(too_many)),
+            _ => Ok(self.0.iter().map(AsFd::as_fd).collect()),
+        }
+    }
+
     pub fn join(&mut self, cgroup: CgroupJoin) -> JoinWire {
         match cgroup {
             CgroupJoin::V1(tasks) => JoinWire::V1(tasks.into_iter().map(|fd| self.put(fd)).collect()),
@@ -462,6 +470,15 @@ impl Outgoing {
 pub(super) struct Incoming(pub Vec<Option<OwnedFd>>);
 
 impl Incoming {
+    /// Moves them out of the way of the numbers that others are promised.
+    pub fn lift(&mut self) -> Result<(), Failure> {
+        for slot in &mut self.0 {
+            let lifted = slot.take().map(process::lift).transpose();
+            *slot = lifted.map_err(|e| Failure::new(super::Stage::Request, "move a descriptor", e))?;
+        }
+        Ok(())
+    }
+
     pub fn take(&mut self, index: usize) -> Result<OwnedFd, Failure> {
         let fd = self.0.get_mut(index).and_then(Option::take);
         fd.ok_or_else(|| Failure::said(super::Stage::Request, format!("descriptor {index} is missing")))
