@@ -11,11 +11,12 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat, openat2},
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, mkdirat},
     io::Errno,
 };
 
 use super::LockdownError;
+use crate::sys::within;
 
 /// The folders of default mounts and device nodes.
 const REAL: [&str; 7] = [
@@ -35,13 +36,7 @@ const REAL: [&str; 7] = [
 pub fn check(rootfs: BorrowedFd<'_>) -> Result<(), LockdownError> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     for path in REAL {
-        match openat2(
-            rootfs,
-            path,
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        ) {
+        match within::open(rootfs, path, OFlags::PATH | OFlags::NOFOLLOW, resolve) {
             Ok(file) => {
                 let stat = fstat(&file).map_err(|errno| io_error("examine", path, errno))?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -86,9 +81,8 @@ pub fn ensure_dir(rootfs: BorrowedFd<'_>, path: &Path, owner: (u32, u32)) -> Res
         walked.push(name);
         // The whole path anew from the root each time: an absolute link in the middle starts there again.
         let open = || {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-            openat2(rootfs, &walked, flags, Mode::empty(), resolve)
+            within::open(rootfs, &walked, OFlags::PATH | OFlags::DIRECTORY, resolve)
         };
         let next = match open() {
             Err(Errno::NOENT) => {

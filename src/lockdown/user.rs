@@ -10,12 +10,15 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
+    fs::{FileType, OFlags, ResolveFlags, fstat},
     io::Errno,
 };
 
 use super::LockdownError;
-use crate::model::{GroupsPolicy, RunAs, Security, User};
+use crate::{
+    model::{GroupsPolicy, RunAs, Security, User},
+    sys::within,
+};
 
 /// Most bytes of a passwd or group file that are looked at; containerd's bound.
 const MOST: u64 = 10 << 20;
@@ -121,14 +124,14 @@ struct Entries(String);
 impl Entries {
     /// Reads the file; a missing one, and anything but a regular file, has no lines.
     fn read(rootfs: BorrowedFd<'_>, path: &'static str) -> Result<Self, LockdownError> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let io = |errno: Errno| LockdownError::Io {
             action: "read",
             path: path.into(),
             source: errno.into(),
         };
-        let file = match openat2(rootfs, path, flags, Mode::empty(), resolve) {
+        let file = match within::open(rootfs, path, flags, resolve) {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::NODEV) => {
                 return Ok(Self(String::new()));
@@ -265,7 +268,14 @@ mod test {
         let root = tempfile::tempdir().unwrap();
         let etc = root.path().join("etc");
         fs::create_dir(&etc).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, etc.join("passwd"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            etc.join("passwd"),
+            FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
         symlink("/etc/group", etc.join("group")).unwrap();
         let user = resolve(File::open(root.path()).unwrap().as_fd(), "", &security()).unwrap();
         assert_eq!((user.uid, user.home.as_str()), (0, "/"));

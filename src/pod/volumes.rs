@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags, openat2, readlink},
+    fs::{CWD, OFlags, ResolveFlags, readlink},
     io::Errno,
     mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree},
 };
@@ -21,7 +21,10 @@ use crate::{
         NamespaceMode, Propagation, chain,
     },
     spec::{self, StagedMount},
-    sys::mount::{set_attributes, set_idmap, set_propagation, set_readonly},
+    sys::{
+        mount::{set_attributes, set_idmap, set_propagation, set_readonly},
+        within,
+    },
     zygote::Place,
 };
 
@@ -180,8 +183,7 @@ fn real_path(tree: &OwnedFd, wanted: &ImageMount) -> Result<PathBuf, PodError> {
         ),
     };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let found = openat2(tree, &wanted.sub_path, flags, Mode::empty(), resolve).map_err(fail)?;
+    let found = within::open(tree, &wanted.sub_path, OFlags::PATH, resolve).map_err(fail)?;
     // Of a mount that is attached nowhere the kernel tells paths from its root.
     let path = readlink(format!("/proc/self/fd/{}", found.as_raw_fd()), Vec::new()).map_err(fail)?;
     let path = PathBuf::from(path.to_string_lossy().into_owned());

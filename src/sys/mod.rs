@@ -18,3 +18,4 @@ pub mod reactor;
 pub mod seccomp;
 pub mod stat;
 pub mod thread;
+pub mod within;

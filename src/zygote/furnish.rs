@@ -10,7 +10,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, makedev, mkdirat, mknodat, open,
-        openat, openat2,
+        openat,
     },
     io::Errno,
     mount::{MountAttrFlags, OpenTreeFlags, open_tree},
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     model::{BaseMount, DeviceKind, DeviceNode},
-    sys::mount::set_attributes,
+    sys::{mount::set_attributes, within},
 };
 
 /// Makes what the request wants in the staged root file system, and never outside it: the file systems of the base, the
@@ -158,7 +158,7 @@ impl Root {
 
     /// What is at `place`, the image's links followed inside the root; `None` where there is nothing.
     fn existing(&self, place: &Path) -> io::Result<Option<OwnedFd>> {
-        match openat2(&self.top, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), INSIDE) {
+        match within::open(&self.top, place, OFlags::PATH, INSIDE) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(errno.into()),
@@ -167,7 +167,7 @@ impl Root {
 
     /// The folder at `place`, made with its parents where it is missing.
     fn folder(&self, place: &Path, resolve: ResolveFlags) -> io::Result<OwnedFd> {
-        let find = |path: &Path| openat2(&self.top, path, FOLDER, Mode::empty(), INSIDE | resolve);
+        let find = |path: &Path| within::open(&self.top, path, FOLDER, INSIDE | resolve);
         match find(place) {
             Err(Errno::NOENT) => {}
             found => return Ok(found?),
@@ -187,7 +187,7 @@ impl Root {
 
     /// The file at `place`, made empty where it is missing; never opened for reading, it may be a device or a fifo.
     fn file(&self, place: &Path) -> io::Result<OwnedFd> {
-        let find = || openat2(&self.top, place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), INSIDE);
+        let find = || within::open(&self.top, place, OFlags::PATH, INSIDE);
         match find() {
             Err(Errno::NOENT) => {}
             found => return Ok(found?),
