@@ -14,4 +14,5 @@ pub mod patience;
 pub mod protocol;
 pub mod record;
 pub mod state;
+pub mod terminal;
 mod text;

@@ -1,9 +1,12 @@
 //! One stream of the container on its way into the log.
 
-use inro_shim::log::{self, HEADER, PIECE, Stream};
+use inro_shim::{
+    log::{self, HEADER, PIECE, Stream},
+    terminal::read_on,
+};
 use rustix::{
     fd::{AsFd, OwnedFd},
-    io::{Errno, IoSlice, read, writev},
+    io::{Errno, IoSlice, writev},
     time::{ClockId, clock_gettime},
 };
 
@@ -94,7 +97,7 @@ impl Source {
             if !clients.room(self.stream) {
                 return true;
             }
-            match read(self.fd.as_fd(), &mut self.pending[self.filled..]) {
+            match read_on(&self.fd, &mut self.pending[self.filled..]) {
                 Ok(0) => return self.end(log),
                 Ok(count) => {
                     let until = self.filled + count;

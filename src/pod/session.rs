@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
+use inro_shim::terminal::read_on;
 use rustix::{
-    io::{Errno, read, write},
+    io::{Errno, write},
     termios::{Winsize, tcsetwinsize},
 };
 use tokio::{
@@ -206,7 +207,7 @@ impl AsyncRead for Terminal {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
             let room = into.initialize_unfilled();
-            match guard.try_io(|fd| read(fd.get_ref(), &mut *room).map_err(io::Error::from)) {
+            match guard.try_io(|fd| read_on(fd.get_ref(), room).map_err(io::Error::from)) {
                 Ok(Ok(count)) => {
                     into.advance(count);
                     return Poll::Ready(Ok(()));
