@@ -306,9 +306,10 @@ fn run(hook: &Hook, state: &HookState, cwd: &Path) -> Result<(), String> {
         env: &hook.env,
         cwd,
         input: &input,
+        most_output: 0,
         limit: hook.limit(),
     });
-    ran.map_err(|why| why.to_string())
+    ran.map(drop).map_err(|why| why.to_string())
 }
 
 fn run_and_log(hooks: &[Hook], state: &HookState) {

@@ -24,8 +24,10 @@ pub struct Program<'a> {
     /// `NAME=value`, the whole environment.
     pub env: &'a [String],
     pub cwd: &'a Path,
-    /// Its standard input. What it prints to its standard output is lost.
+    /// Its standard input.
     pub input: &'a [u8],
+    /// How many bytes it may print to its standard output; with 0 what it prints there is lost.
+    pub most_output: usize,
     pub limit: Duration,
 }
 
@@ -33,10 +35,15 @@ pub struct Program<'a> {
 #[derive(Debug)]
 pub enum Unfinished {
     NotRun(io::Error),
-    /// What it said on its standard error, the end of it when that was long.
+    /// With what it printed, and what it said on its standard error, the end of it when that was long.
     Failed {
         status: ExitStatus,
+        output: Vec<u8>,
         said: String,
+    },
+    /// It printed more than it may.
+    TooMuch {
+        most: usize,
     },
     TimedOut {
         limit: Duration,
@@ -44,29 +51,47 @@ pub enum Unfinished {
     },
 }
 
-/// Runs it and waits for its end. It is killed, and what it started in its process group with it, when it takes longer
-/// than its limit; the kernel kills it when the calling thread dies.
+/// Runs it and waits for its end; what it printed. It is killed, and what it started in its process group with it, when it
+/// takes longer than its limit or prints more than it may; the kernel kills it when the calling thread dies.
 ///
 /// # Errors
 /// [`Unfinished`], unless it exits with 0.
-pub fn run(program: &Program<'_>) -> Result<(), Unfinished> {
+pub fn run(program: &Program<'_>) -> Result<Vec<u8>, Unfinished> {
     let mut child = spawn(program).map_err(Unfinished::NotRun)?;
-    let mut said = Vec::new();
-    let ended = watch(&mut child, program, &mut said);
-    if !matches!(ended, Ok(Some(_))) {
+    let mut heard = Heard::default();
+    let ended = watch(&mut child, program, &mut heard);
+    if !matches!(ended, Ok(End::Exited(_))) {
         kill_group(&child);
         let _ = child.wait();
     }
-    let said = || String::from_utf8_lossy(&said).trim().to_owned();
+    let Heard { output, said } = heard;
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
     match ended {
-        Ok(Some(status)) if status.success() => Ok(()),
-        Ok(Some(status)) => Err(Unfinished::Failed { status, said: said() }),
-        Ok(None) => Err(Unfinished::TimedOut {
+        Ok(End::Exited(status)) if status.success() => Ok(output),
+        Ok(End::Exited(status)) => Err(Unfinished::Failed { status, output, said }),
+        Ok(End::TimedOut) => Err(Unfinished::TimedOut {
             limit: program.limit,
-            said: said(),
+            said,
+        }),
+        Ok(End::TooMuch) => Err(Unfinished::TooMuch {
+            most: program.most_output,
         }),
         Err(error) => Err(Unfinished::NotRun(error)),
     }
+}
+
+/// What a program has let be known so far.
+#[derive(Default)]
+struct Heard {
+    output: Vec<u8>,
+    said: Vec<u8>,
+}
+
+/// How the watch over it ended.
+enum End {
+    Exited(ExitStatus),
+    TimedOut,
+    TooMuch,
 }
 
 fn spawn(program: &Program<'_>) -> io::Result<Child> {
@@ -79,7 +104,10 @@ fn spawn(program: &Program<'_>) -> io::Result<Child> {
         .envs(program.env.iter().filter_map(|variable| variable.split_once('=')))
         .current_dir(program.cwd)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(match program.most_output {
+            0 => Stdio::null(),
+            _ => Stdio::piped(),
+        })
         .stderr(Stdio::piped())
         .process_group(0);
     let parent = rustix::process::getpid();
@@ -98,11 +126,14 @@ fn spawn(program: &Program<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Feeds the program and listens to it; its status, or `None` when its time is over.
-fn watch(child: &mut Child, program: &Program<'_>, said: &mut Vec<u8>) -> io::Result<Option<ExitStatus>> {
+/// Feeds the program and listens to it.
+fn watch(child: &mut Child, program: &Program<'_>, heard: &mut Heard) -> io::Result<End> {
     let deadline = Instant::now() + program.limit;
-    let (mut stdin, mut stderr) = (child.stdin.take(), child.stderr.take());
+    let (mut stdin, mut stdout, mut stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     if let Some(pipe) = &stdin {
+        ioctl_fionbio(pipe, true)?;
+    }
+    if let Some(pipe) = &stdout {
         ioctl_fionbio(pipe, true)?;
     }
     if let Some(pipe) = &stderr {
@@ -115,21 +146,31 @@ fn watch(child: &mut Child, program: &Program<'_>, said: &mut Vec<u8>) -> io::Re
         {
             stdin = None;
         }
+        // Whether it has ended, before the last look: what it printed until then is there.
+        let ended = child.try_wait()?;
         if let Some(pipe) = &mut stderr
-            && !listen(pipe, said)?
+            && !listen(pipe, &mut heard.said, |said| {
+                let over = said.len().saturating_sub(MOST_SAID);
+                said.drain(..over);
+                true
+            })?
         {
             stderr = None;
         }
-        if let Some(status) = child.try_wait()? {
-            // Its last words may have come after the look above.
-            if let Some(pipe) = &mut stderr {
-                listen(pipe, said)?;
-            }
-            return Ok(Some(status));
+        if let Some(pipe) = &mut stdout
+            && !listen(pipe, &mut heard.output, |output| output.len() <= program.most_output)?
+        {
+            stdout = None;
+        }
+        if heard.output.len() > program.most_output {
+            return Ok(End::TooMuch);
+        }
+        if let Some(status) = ended {
+            return Ok(End::Exited(status));
         }
         let now = Instant::now();
         if now >= deadline {
-            return Ok(None);
+            return Ok(End::TimedOut);
         }
         // The end of its standard error tells of its end at once; whoever holds that open is looked at again now and then.
         let tick = if stderr.is_some() { TICK } else { SHORT_TICK };
@@ -138,8 +179,9 @@ fn watch(child: &mut Child, program: &Program<'_>, said: &mut Vec<u8>) -> io::Re
             tv_sec: wait.as_secs().cast_signed(),
             tv_nsec: wait.subsec_nanos().into(),
         };
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(2);
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(3);
         fds.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+        fds.extend(stdout.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         fds.extend(stderr.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         let _ = poll(&mut fds, Some(&wait));
     }
@@ -159,16 +201,17 @@ fn feed(pipe: &mut impl Write, left: &mut &[u8]) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Reads what there is, and keeps the end of it; whether more may come.
-fn listen(pipe: &mut impl Read, said: &mut Vec<u8>) -> io::Result<bool> {
+/// Reads what there is, as long as it may `go_on`; whether more may come.
+fn listen(pipe: &mut impl Read, heard: &mut Vec<u8>, go_on: impl Fn(&mut Vec<u8>) -> bool) -> io::Result<bool> {
     let mut buffer = [0; 4096];
     loop {
         match pipe.read(&mut buffer) {
             Ok(0) => return Ok(false),
             Ok(count) => {
-                said.extend_from_slice(&buffer[..count]);
-                let over = said.len().saturating_sub(MOST_SAID);
-                said.drain(..over);
+                heard.extend_from_slice(&buffer[..count]);
+                if !go_on(heard) {
+                    return Ok(false);
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -187,7 +230,8 @@ impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let said = match self {
             Self::NotRun(error) => return write!(f, "cannot be run: {error}"),
-            Self::Failed { status, said } => {
+            Self::TooMuch { most } => return write!(f, "printed more than {most} bytes"),
+            Self::Failed { status, said, .. } => {
                 match (status.code(), status.signal()) {
                     (Some(code), _) => write!(f, "exited with {code}")?,
                     (None, signal) => write!(f, "was killed by signal {}", signal.unwrap_or_default())?,
@@ -215,7 +259,7 @@ const SHORT_TICK: Duration = Duration::from_millis(1);
 mod test {
     use super::*;
 
-    fn sh(script: &str, limit_ms: u64) -> Result<(), Unfinished> {
+    fn sh(script: &str, limit_ms: u64) -> Result<Vec<u8>, Unfinished> {
         let args = ["sh".to_owned(), "-c".into(), script.into()];
         run(&Program {
             path: Path::new("/bin/sh"),
@@ -223,6 +267,7 @@ mod test {
             env: &["GREETING=hello".to_owned()],
             cwd: Path::new("/proc"),
             input: b"what it reads",
+            most_output: 100,
             limit: Duration::from_millis(limit_ms),
         })
     }
@@ -257,9 +302,24 @@ mod test {
             env: &[],
             cwd: Path::new("/"),
             input: b"",
+            most_output: 0,
             limit: Duration::from_secs(1),
         });
         assert!(none.unwrap_err().to_string().contains("cannot be run"));
+    }
+
+    #[test]
+    fn what_it_prints_is_answered_and_bounded() {
+        assert_eq!(sh("echo one; sleep 0.1; echo two", 10_000).unwrap(), b"one\ntwo\n");
+        let failed = sh("echo why; exit 1", 10_000).unwrap_err();
+        assert!(
+            matches!(&failed, Unfinished::Failed { output, .. } if output == b"why\n"),
+            "{failed}"
+        );
+        let begun = Instant::now();
+        let flood = sh("exec cat /dev/zero", 60_000).unwrap_err();
+        assert_eq!(flood.to_string(), "printed more than 100 bytes");
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 
     #[test]

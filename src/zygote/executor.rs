@@ -118,6 +118,7 @@ impl LastStep {
                 env: own,
                 cwd: process.cwd(),
                 input: &input,
+                most_output: 0,
                 limit: hook.limit(),
             });
             ran.map_err(|why| Failure::said(Stage::Hook, format!("{hook}: {why}")))?;

@@ -116,6 +116,7 @@ fn run_all(hooks: &[Hook], state: HookState) -> io::Result<Outcome> {
             env: &hook.env,
             cwd: &cwd,
             input: &input,
+            most_output: 0,
             limit: hook.limit(),
         });
         if let Err(why) = ran {
