@@ -1,5 +1,6 @@
-//! How long a pod and a container take to start and to go, against a real private daemon, with `crun run` and
-//! `runc run` of the same root, and the kernel's floor (`floor.c`), beside it in alternating rounds.
+//! How long a container takes from its create to its first instruction, and how much processor time, against a real private
+//! daemon, with `crun run` and `runc run` of the same root, and the kernel's floor (`floor.c`), beside it in alternating
+//! rounds. What a client sees of whole pods is `inro bench`'s to measure.
 //!
 //! ```text
 //! cargo bench --bench start                  # 200 rounds; ROUNDS=50 for fewer, MOUNTS=500 for a busy host
@@ -8,7 +9,7 @@
 //! would hide what a real start pays. The first instruction's time is printed by the workload itself (CLOCK_MONOTONIC).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     env, fs,
     io::{BufRead, BufReader, Seek, Write},
     net::{TcpListener, TcpStream},
@@ -44,8 +45,6 @@ const MASKED: [&str; 8] = [
     "/proc/sched_debug",
     "/sys/firmware",
 ];
-/// How many pods are up when memory is looked at.
-const PODS: usize = 20;
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 fn main() -> Result<()> {
@@ -85,12 +84,13 @@ fn main() -> Result<()> {
             runtime.block_on(node.round(round, &mut table))?;
             for peer in &mut peers {
                 thread::sleep(PAUSE);
+                let clock = Processors::watch()?;
                 let (first, whole) = peer.run(round)?;
                 table.add(&format!("{}: first instruction", peer.name), first);
                 table.add(&format!("{}: whole", peer.name), whole);
+                table.add(&format!("{}: processor time of the whole", peer.name), clock.used()?);
             }
         }
-        runtime.block_on(node.memory(rounds, &mut table))?;
     }
     drop((peers, run, mounts));
     table.print(rounds);
@@ -170,196 +170,71 @@ impl Node {
 
     /// One pod on the host's network and one container, from nothing to nothing.
     async fn round(&mut self, round: usize, table: &mut Table) -> Result<()> {
-        let up = self.up(round, table).await?;
-        tokio::time::sleep(PAUSE).await;
-        let request = v1::ExecSyncRequest {
-            container_id: up.container.clone(),
-            cmd: vec!["/bin/probe".into(), "once".into()],
-            timeout: 5,
-        };
-        timed(table, "ExecSync", self.cri.exec_sync(request)).await?;
-        self.down(up, table).await
-    }
-
-    async fn up(&mut self, round: usize, table: &mut Table) -> Result<Up> {
         let cri = &mut self.cri;
         let log_directory = self.logs.join(round.to_string());
         fs::create_dir_all(&log_directory)?;
         let pod = pod_config(round, &log_directory);
         let container = container_config(round);
         let log = log_directory.join(&container.log_path);
-        tokio::time::sleep(PAUSE).await;
-
-        let begin = monotonic();
         let request = v1::RunPodSandboxRequest {
             config: Some(pod.clone()),
             ..Default::default()
         };
-        let sandbox = timed(table, "RunPodSandbox", cri.run_pod_sandbox(request))
-            .await?
-            .pod_sandbox_id;
+        let pod_sandbox_id = cri.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
         tokio::time::sleep(PAUSE).await;
-        let create = monotonic();
+
+        let (begin, clock) = (monotonic(), Processors::watch()?);
         let request = v1::CreateContainerRequest {
-            pod_sandbox_id: sandbox.clone(),
+            pod_sandbox_id: pod_sandbox_id.clone(),
             config: Some(container),
             sandbox_config: Some(pod),
         };
-        let id = timed(table, "CreateContainer", cri.create_container(request))
-            .await?
-            .container_id;
-        let start = monotonic();
+        let container_id = cri.create_container(request).await?.into_inner().container_id;
         let request = v1::StartContainerRequest {
-            container_id: id.clone(),
+            container_id: container_id.clone(),
         };
-        timed(table, "StartContainer", cri.start_container(request)).await?;
-        let request = v1::ContainerStatusRequest {
-            container_id: id.clone(),
-            verbose: true,
-        };
-        table.stages(
-            "CreateContainer",
-            &cri.container_status(request).await?.into_inner().info,
-        )?;
-        let request = v1::PodSandboxStatusRequest {
-            pod_sandbox_id: sandbox.clone(),
-            verbose: true,
-        };
-        table.stages(
-            "RunPodSandbox",
-            &cri.pod_sandbox_status(request).await?.into_inner().info,
-        )?;
+        cri.start_container(request).await?;
         let first = first_instruction(&log)?;
-        table.add("Start to first instruction", first.saturating_sub(start));
-        table.add("Create + Start to first instruction", first.saturating_sub(create));
-        // Without the pause in the middle.
-        table.add(
-            "pod + container to first instruction",
-            first.saturating_sub(create) + (create - begin).saturating_sub(PAUSE),
-        );
-        Ok(Up { sandbox, container: id })
-    }
+        table.add("inro: create and start, first instruction", first.saturating_sub(begin));
+        table.add("inro: processor time until it is seen", clock.used()?);
 
-    async fn down(&mut self, up: Up, table: &mut Table) -> Result<()> {
-        let cri = &mut self.cri;
-        let Up { sandbox, container } = up;
         let request = v1::StopContainerRequest {
-            container_id: container.clone(),
+            container_id,
             timeout: 0,
         };
-        timed(table, "StopContainer (kill)", cri.stop_container(request)).await?;
-        let request = v1::RemoveContainerRequest {
-            container_id: container,
-        };
-        timed(table, "RemoveContainer", cri.remove_container(request)).await?;
-        let request = v1::StopPodSandboxRequest {
-            pod_sandbox_id: sandbox.clone(),
-        };
-        timed(table, "StopPodSandbox", cri.stop_pod_sandbox(request)).await?;
-        let request = v1::RemovePodSandboxRequest {
-            pod_sandbox_id: sandbox,
-        };
-        timed(table, "RemovePodSandbox", cri.remove_pod_sandbox(request)).await?;
-        Ok(())
-    }
-
-    /// Of the daemon as the rounds left it, then of everything of ours with [`PODS`] pods.
-    async fn memory(&mut self, rounds: usize, table: &mut Table) -> Result<()> {
-        let daemon = self.child.id();
-        table
-            .notes
-            .push(format!("daemon after the rounds: {}", Memory::of(daemon)?));
-        let mut ups = Vec::new();
-        for pod in 0..PODS {
-            ups.push(self.up(rounds + 100 + pod, &mut Table::default()).await?);
-        }
-        table
-            .notes
-            .push(format!("daemon with {PODS} pods: {}", Memory::of(daemon)?));
-        let children = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"))?;
-        for child in children.split_whitespace() {
-            table.notes.push(format!("its zygote: {}", Memory::of(child.parse()?)?));
-        }
-        let shims: Vec<u32> = processes(|args| ups.iter().any(|up| args.get(1) == Some(&up.container)))?;
-        ensure!(shims.len() == PODS, "{} shims for {PODS} containers", shims.len());
-        let mut sizes: Vec<Memory> = shims.into_iter().map(Memory::of).collect::<Result<_>>()?;
-        sizes.sort_by_key(|memory| memory.private);
-        table.notes.push(format!(
-            "a shim, median and most of {PODS}: {}; {}",
-            sizes[PODS / 2],
-            sizes[PODS - 1]
-        ));
-        for up in ups {
-            self.down(up, &mut Table::default()).await?;
-        }
+        cri.stop_container(request).await?;
+        // Its container goes with it.
+        let request = v1::RemovePodSandboxRequest { pod_sandbox_id };
+        cri.remove_pod_sandbox(request).await?;
         Ok(())
     }
 }
 
-/// What one round brought up.
-struct Up {
-    sandbox: String,
-    container: String,
+/// The processor time of the whole machine but for this process. Source: cpuacct.usage and cpu.stat of the root cgroup.
+struct Processors {
+    all: Duration,
+    own: Duration,
 }
 
-/// Kilobytes of a process: proc_pid_smaps(5), summed.
-struct Memory {
-    resident: u64,
-    proportional: u64,
-    private: u64,
-}
-
-impl Memory {
-    fn of(pid: u32) -> Result<Memory> {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let sum = |keys: &[&str]| {
-            let lines = rollup
-                .lines()
-                .filter(|line| keys.iter().any(|key| line.starts_with(key)));
-            lines
-                .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
-                .sum()
+impl Processors {
+    fn watch() -> Result<Self> {
+        let nanoseconds = |text: String| text.trim().parse().map(Duration::from_nanos);
+        let all = match fs::read_to_string("/sys/fs/cgroup/cpuacct/cpuacct.usage") {
+            Ok(text) => nanoseconds(text)?,
+            Err(_) => {
+                let text = fs::read_to_string("/sys/fs/cgroup/cpu.stat")?;
+                let usage = text.split_whitespace().nth(1).context("no usage_usec")?;
+                Duration::from_micros(usage.parse()?)
+            }
         };
-        Ok(Memory {
-            resident: sum(&["Rss:"]),
-            proportional: sum(&["Pss:"]),
-            private: sum(&["Private_Clean:", "Private_Dirty:"]),
-        })
+        let own = clock(ClockId::ProcessCPUTime);
+        Ok(Self { all, own })
     }
-}
 
-impl std::fmt::Display for Memory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Memory {
-            resident,
-            proportional,
-            private,
-        } = self;
-        write!(
-            f,
-            "{resident} kB resident, {proportional} kB proportional, {private} kB private"
-        )
+    fn used(&self) -> Result<Duration> {
+        let now = Self::watch()?;
+        Ok((now.all - self.all).saturating_sub(now.own - self.own))
     }
-}
-
-/// The processes whose arguments are wanted.
-fn processes(wanted: impl Fn(&[String]) -> bool) -> Result<Vec<u32>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let text = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let args: Vec<String> = text
-            .split(|byte| *byte == 0)
-            .map(|arg| String::from_utf8_lossy(arg).into_owned())
-            .collect();
-        if wanted(&args) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
 }
 
 impl Drop for Node {
@@ -368,17 +243,6 @@ impl Drop for Node {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-async fn timed<T>(
-    table: &mut Table,
-    name: &str,
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T> {
-    let start = Instant::now();
-    let reply = call.await.with_context(|| name.to_owned())?;
-    table.add(name, start.elapsed());
-    Ok(reply.into_inner())
 }
 
 fn pod_config(round: usize, log_directory: &Path) -> v1::PodSandboxConfig {
@@ -460,7 +324,11 @@ fn first_instruction(log: &Path) -> Result<Duration> {
 }
 
 fn monotonic() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
+    clock(ClockId::Monotonic)
+}
+
+fn clock(id: ClockId) -> Duration {
+    let now = clock_gettime(id);
     Duration::new(
         u64::try_from(now.tv_sec).unwrap_or(0),
         u32::try_from(now.tv_nsec).unwrap_or(0),
@@ -765,7 +633,6 @@ impl Drop for TmpFs {
 struct Table {
     order: Vec<String>,
     times: BTreeMap<String, Vec<Duration>>,
-    notes: Vec<String>,
 }
 
 impl Table {
@@ -776,28 +643,17 @@ impl Table {
         self.times.entry(name.into()).or_default().push(time);
     }
 
-    /// The stages of a call as the daemon tells them in its verbose status.
-    fn stages(&mut self, call: &str, info: &HashMap<String, String>) -> Result<()> {
-        let info: serde_json::Value = serde_json::from_str(info.get("info").context("no verbose status")?)?;
-        for stage in info["stagesMs"].as_array().context("no stages")? {
-            let time = Duration::from_secs_f64(stage[1].as_f64().context("a time")?.max(0.0) / 1e3);
-            self.add(&format!("  {call}: {}", stage[0].as_str().context("a name")?), time);
-        }
-        Ok(())
-    }
-
     fn print(&mut self, rounds: usize) {
         println!(
-            "{rounds} rounds, milliseconds\n{:<40} {:>8} {:>8} {:>8}",
+            "{rounds} rounds, milliseconds\n{:<44} {:>8} {:>8} {:>8}",
             "", "p50", "p99", "min"
         );
         for name in &self.order {
             let times = self.times.get_mut(name).expect("added with its order");
             times.sort();
             let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
-            println!("{name:<40} {:>8.2} {:>8.2} {:>8.2}", at(50), at(99), at(0));
+            println!("{name:<44} {:>8.2} {:>8.2} {:>8.2}", at(50), at(99), at(0));
         }
-        self.notes.iter().for_each(|note| println!("{note}"));
     }
 }
 

@@ -18,11 +18,16 @@ pub fn read(path: &Path) -> Result<String, CgroupError> {
 }
 
 pub fn write(path: &Path, value: impl AsRef<str>) -> Result<(), CgroupError> {
+    write_each(path, std::iter::once(value))
+}
+
+/// Writes values one by one into a file that takes one at a time.
+pub fn write_each(path: &Path, values: impl IntoIterator<Item = impl AsRef<str>>) -> Result<(), CgroupError> {
     // Without O_CREAT: a misspelt file must not become a confusing EACCES.
-    let written = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| io::Write::write_all(&mut file, value.as_ref().as_bytes()));
+    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| {
+        let mut values = values.into_iter();
+        values.try_for_each(|value| io::Write::write_all(&mut file, value.as_ref().as_bytes()))
+    });
     written.map_err(|source| CgroupError::Io {
         action: "write",
         path: path.to_owned(),

@@ -214,9 +214,14 @@ pub fn apply_devices(hierarchy: &Hierarchy, path: &str, rules: &[DeviceRule]) ->
                 return if rules.is_empty() { Ok(()) } else { Err(missing) };
             };
             let folder = below(&root, path);
-            rules.iter().try_for_each(|rule| {
-                let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-                files::write(&folder.join(file), text(rule))
+            // In their order, and those that follow each other in one file through one descriptor.
+            rules.chunk_by(|a, b| a.allow == b.allow).try_for_each(|alike| {
+                let file = if alike[0].allow {
+                    "devices.allow"
+                } else {
+                    "devices.deny"
+                };
+                files::write_each(&folder.join(file), alike.iter().map(text))
             })
         }
         Hierarchy::V2 { root } => {

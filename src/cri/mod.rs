@@ -15,13 +15,8 @@ mod runtime_service;
 mod stats;
 mod streaming;
 
-use futures_util::StreamExt;
 use inro_proto::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
-use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::watch,
-};
+use tokio::{net::UnixListener, sync::watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -37,10 +32,6 @@ use runtime_service::RuntimeCalls;
 /// Most bytes of a message, both ways, as with CRI-O: five times what the kubelet takes (16 MiB), for clients that take
 /// more. Lists that outgrow the kubelet's limit come as streams.
 const MOST_MESSAGE: usize = 80 << 20;
-
-/// Bytes on their way to one client. A list of 600 containers has 700 KiB and goes out at once; with the kernel's usual
-/// 200 KiB it goes in four turns with its reader, each of which waits for a processor.
-const SEND_BUFFER: usize = 1 << 20;
 
 /// What the services stand on.
 pub struct Ground {
@@ -83,7 +74,6 @@ pub async fn serve(
     let image = ImageServiceServer::new(ImageCalls { images, pods })
         .max_decoding_message_size(MOST_MESSAGE)
         .max_encoding_message_size(MOST_MESSAGE);
-    let incoming = UnixListenerStream::new(listener).map(|accepted| accepted.inspect(make_room));
     Server::builder()
         .add_service(Observed {
             service: runtime,
@@ -93,14 +83,8 @@ pub async fn serve(
             service: image,
             observer,
         })
-        .serve_with_incoming_shutdown(incoming, stop)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
-}
-
-/// Without CAP_NET_ADMIN as much as `net.core.wmem_max` lets; with less than that it works as well, only slower.
-fn make_room(connection: &UnixStream) {
-    let _ = set_socket_send_buffer_size_force(connection, SEND_BUFFER)
-        .or_else(|_| set_socket_send_buffer_size(connection, SEND_BUFFER));
 }
 
 /// The number of a named signal; the wire spells `SIGRTMIN+1` as `SIGNAL_SIGRTMINPLUS1`.

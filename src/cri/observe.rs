@@ -18,6 +18,8 @@ use tonic::{
 };
 use tower::Service;
 
+use crate::model::Stopwatch;
+
 /// A call that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -56,7 +58,8 @@ where
         self.service.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answer {
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        request.extensions_mut().insert(Arrived(Instant::now()));
         let begun = self
             .observer
             .as_ref()
@@ -69,6 +72,16 @@ where
             Ok(answer)
         })
     }
+}
+
+/// When the head of a request was there.
+#[derive(Clone, Copy)]
+struct Arrived(Instant);
+
+/// Takes the times of a call's steps, from its arrival on.
+pub fn stopwatch<T>(request: &tonic::Request<T>) -> Stopwatch {
+    let arrived = request.extensions().get::<Arrived>();
+    arrived.map_or_else(Stopwatch::start, |arrived| Stopwatch::since(arrived.0))
 }
 
 /// A call under way. Told at its drop, so that one that nobody waits for any longer is told as well.

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use super::{
     batch::{self, Items},
     error::{status, to_its_end},
+    observe::stopwatch,
     parse, render,
 };
 use crate::{image::Images, pod::Pods};
@@ -48,10 +49,12 @@ impl RuntimeService for RuntimeCalls {
         &self,
         request: Request<wire::RunPodSandboxRequest>,
     ) -> Answer<wire::RunPodSandboxResponse> {
+        let mut watch = stopwatch(&request);
         let request = request.into_inner();
         let config = parse::sandbox(request.config, request.runtime_handler)?;
+        watch.lap("decode");
         let pods = self.pods.clone();
-        let id = to_its_end("RunPodSandbox", async move { pods.run_sandbox(config).await }).await?;
+        let id = to_its_end("RunPodSandbox", async move { pods.run_sandbox(config, watch).await }).await?;
         Ok(Response::new(wire::RunPodSandboxResponse {
             pod_sandbox_id: id.to_string(),
         }))
@@ -115,12 +118,14 @@ impl RuntimeService for RuntimeCalls {
         &self,
         request: Request<wire::CreateContainerRequest>,
     ) -> Answer<wire::CreateContainerResponse> {
+        let mut watch = stopwatch(&request);
         let request = request.into_inner();
         let sandbox = parse::non_empty(request.pod_sandbox_id, "pod_sandbox_id")?;
         let config = parse::container(request.config)?;
+        watch.lap("decode");
         let pods = self.pods.clone();
         let id = to_its_end("CreateContainer", async move {
-            pods.create_container(&sandbox, config).await
+            pods.create_container(&sandbox, config, watch).await
         })
         .await?;
         Ok(Response::new(wire::CreateContainerResponse {
@@ -132,9 +137,11 @@ impl RuntimeService for RuntimeCalls {
         &self,
         request: Request<wire::StartContainerRequest>,
     ) -> Answer<wire::StartContainerResponse> {
+        let mut watch = stopwatch(&request);
         let id = parse::non_empty(request.into_inner().container_id, "container_id")?;
+        watch.lap("decode");
         let pods = self.pods.clone();
-        to_its_end("StartContainer", async move { pods.start_container(&id).await }).await?;
+        to_its_end("StartContainer", async move { pods.start_container(&id, watch).await }).await?;
         Ok(Response::new(wire::StartContainerResponse {}))
     }
 

@@ -36,6 +36,9 @@ use crate::{
 
 /// Threads that run the daemon's tasks; what waits for a disk has threads of its own.
 const WORKERS: usize = 2;
+/// Threads that may wait for a disk at once. A worker that waits is replaced by one of them, so where all of them wait the
+/// daemon answers nothing: more than a node has pods.
+const THREADS: usize = 512;
 /// How long calls under way may take after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long interfaces of stopped pods may take after that.
@@ -61,7 +64,7 @@ pub fn serve(config: Config, read: impl Fn() -> anyhow::Result<Config>) -> anyho
     let zygote = Zygote::spawn(Launch::own(&config.state)).context("start the zygote")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
-        .max_blocking_threads(64)
+        .max_blocking_threads(THREADS)
         .thread_keep_alive(std::time::Duration::from_secs(2))
         .enable_all()
         .build()

@@ -7,10 +7,8 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::oneshot;
-
 use super::{
-    Inner, PodError, Pods, blocking,
+    Inner, PodError, Pods, blocking, in_place,
     index::{Container, Sandbox},
     log,
     pins::{self, io_error},
@@ -32,7 +30,7 @@ use crate::{
     sys::mount::set_readonly,
     zygote::{
         self, BeginRequest, Beginning, ClosedPaths, CreateRequest, Halt, Hold, HookState, NamespaceFds, NamespaceKind,
-        PodNamespaces, ZygoteError,
+        PodNamespaces,
     },
 };
 
@@ -42,12 +40,19 @@ impl Pods {
     /// # Errors
     /// [`PodError::NoSandbox`], [`PodError::SandboxNotReady`], [`PodError::NoImage`]; [`PodError::Exists`] when the
     /// metadata names a container that was asked for differently; those of the mechanisms. Nothing is left behind.
-    pub async fn create_container(&self, sandbox: &str, config: ContainerConfig) -> Result<ContainerId, PodError> {
+    ///
+    /// `watch` takes its times.
+    pub async fn create_container(
+        &self,
+        sandbox: &str,
+        config: ContainerConfig,
+        watch: Stopwatch,
+    ) -> Result<ContainerId, PodError> {
         let sandbox = self.inner.index.sandbox(sandbox)?;
         let key = (sandbox.plan.id.clone(), config.metadata.clone());
         self.inner
             .creates
-            .join(&key, || self.inner.clone().create_container(sandbox, config))
+            .join(&key, || self.inner.clone().create_container(sandbox, config, watch))
             .await
     }
 }
@@ -70,6 +75,7 @@ impl Inner {
         self: Arc<Self>,
         sandbox: Arc<Sandbox>,
         mut config: ContainerConfig,
+        mut watch: Stopwatch,
     ) -> Result<ContainerId, PodError> {
         if sandbox.status.borrow().state != SandboxState::Ready {
             return Err(PodError::SandboxNotReady(sandbox.plan.id.clone()));
@@ -114,7 +120,12 @@ impl Inner {
         let folder = self.containers.folder(id.as_str());
         self.hold_images(&plan);
         let images = (image, volumes);
-        match self.clone().make_container(&plan, &folder, &sandbox, images).await {
+        watch.lap("reserve");
+        match self
+            .clone()
+            .make_container(&plan, &folder, &sandbox, images, watch)
+            .await
+        {
             Ok((spec, shim, stages)) => {
                 self.tell_stages("CreateContainer", &stages);
                 // Nothing of the container's is in its layer yet.
@@ -134,7 +145,7 @@ impl Inner {
             }
             Err(error) => {
                 self.tear_down_container(&plan, &folder).await;
-                self.discard(&folder).await;
+                self.discard(&folder);
                 Err(error)
             }
         }
@@ -146,37 +157,38 @@ impl Inner {
         folder: &Folder,
         sandbox: &Arc<Sandbox>,
         (image, volumes): (ImageView, Vec<ImageView>),
+        mut watch: Stopwatch,
     ) -> Result<(ContainerSpec, Shim, Stages), PodError> {
-        let mut watch = Stopwatch::start();
         folder.create()?;
         folder.write(Name::Plan, plan)?;
         watch.lap("plan");
         let hold = self.hold_cgroup().await?;
         watch.lap("hold");
-        let (log_opened, log) = oneshot::channel();
         let prepared = {
             let (inner, plan, folder, sandbox) = (self.clone(), plan.clone(), folder.clone(), sandbox.clone());
-            blocking(move || {
-                let log = plan.log.as_deref().map(log::open).transpose()?;
-                let _ = log_opened.send(log);
-                inner.prepare(&plan, &folder, &sandbox, hold, &image, &volumes)
-            })
+            blocking(move || inner.prepare(&plan, &folder, &sandbox, hold, &image, &volumes))
         };
-        let begun = self.begin(plan, folder, sandbox, log);
-        let (beginning, prepared) = match tokio::join!(begun, prepared) {
+        // Sent by this thread, which rests then: the zygote takes the processor of who wakes it, not that of the other.
+        let begun = match in_place(|| plan.log.as_deref().map(log::open).transpose()) {
+            Ok(log) => self.begin(plan, folder, sandbox, log).await,
+            Err(error) => Err(error),
+        };
+        let (beginning, prepared) = match (begun, prepared.await) {
             (Ok(beginning), Ok(prepared)) => (beginning, prepared),
             (Ok(beginning), Err(error)) => {
                 beginning.give_up().await;
                 return Err(error);
             }
-            // Where the log could not be opened, it is that which is to be told.
-            (Err(_), Err(error)) | (Err(error), Ok(_)) => return Err(error),
+            (Err(error), _) => return Err(error),
         };
         watch.lap_with(prepared.stages, "hand-over");
         let (halt, vendor) = (prepared.halt, &prepared.vendor);
-        let created = self
-            .create_with_vendor(beginning, prepared.request, halt, vendor, folder)
-            .await?;
+        // On v1 the shim listens while its init is made.
+        let (created, early) = tokio::join!(
+            self.create_with_vendor(beginning, prepared.request, halt, vendor, folder),
+            async { Shim::connect(folder.path()) }
+        );
+        let created = created?;
         watch.lap_with(created.stages, "answer");
         let spec = ContainerSpec {
             init: created.init_pid,
@@ -184,7 +196,7 @@ impl Inner {
             ..prepared.spec
         };
         folder.write(Name::Spec, &spec)?;
-        let shim = Shim::connect(folder.path())?;
+        let shim = early.or_else(|_| Shim::connect(folder.path()))?;
         watch.lap("shim ready");
         folder.write(
             Name::Status,
@@ -196,15 +208,14 @@ impl Inner {
         Ok((spec, shim, watch.stages()))
     }
 
-    /// Has the container's processes forked, as soon as its log is open; they wait for the rest.
+    /// Has the container's processes forked; they wait for the rest.
     async fn begin(
         &self,
         plan: &ContainerPlan,
         folder: &Folder,
         sandbox: &Sandbox,
-        log: oneshot::Receiver<Option<OwnedFd>>,
+        log: Option<OwnedFd>,
     ) -> Result<Beginning, PodError> {
-        let log = log.await.map_err(|_| ZygoteError::Lost)?;
         let (config, pod) = (&plan.config, &sandbox.plan.config);
         let request = BeginRequest {
             id: plan.id.clone(),

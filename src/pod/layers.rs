@@ -5,7 +5,7 @@
 //! lives, and once more after its end.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::Path,
     sync::{Arc, Weak},
@@ -22,6 +22,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const EVERY: Duration = Duration::from_secs(10);
 /// For each moment of work so many of rest.
 const REST: u32 = 9;
+/// It works so long at once: a rest costs more than to count a small layer.
+const SHIFT: Duration = Duration::from_millis(1);
 const STACK: usize = 256 << 10;
 
 /// When a layer's turn comes again.
@@ -83,25 +85,28 @@ impl Inner {
             Err(error) => tracing::debug!(error = %chain(&error), "cannot examine the disk"),
         }
         let containers = self.index.find_containers(&Default::default());
-        let mut before = std::mem::take(turns);
-        for container in containers {
-            let next = match before.remove(&container.plan.id) {
-                Some(Next::Never) => Next::Never,
-                Some(Next::At(at)) if at > Instant::now() && !has_ended(&container) => Next::At(at),
-                _ => self.count_layer(&container),
-            };
-            turns.insert(container.plan.id.clone(), next);
+        let mut pace = Pace::begin();
+        for container in &containers {
+            match turns.get(&container.plan.id) {
+                Some(Next::Never) => {}
+                Some(Next::At(at)) if *at > Instant::now() && !has_ended(container) => {}
+                _ => {
+                    let next = self.count_layer(container, &mut pace);
+                    turns.insert(container.plan.id.clone(), next);
+                }
+            }
+        }
+        if turns.len() > containers.len() {
+            let there: HashSet<_> = containers.iter().map(|container| &container.plan.id).collect();
+            turns.retain(|id, _| there.contains(id));
         }
     }
 
-    fn count_layer(&self, container: &Arc<Container>) -> Next {
+    fn count_layer(&self, container: &Arc<Container>, pace: &mut Pace) -> Next {
         let ended = has_ended(container);
-        let (begin, mut resumed) = (Instant::now(), Instant::now());
-        let measured = self.with.snapshots.measure(&container.plan.id, || {
-            thread::sleep(resumed.elapsed() * REST);
-            resumed = Instant::now();
-        });
-        thread::sleep(resumed.elapsed() * REST);
+        let begin = Instant::now();
+        let measured = self.with.snapshots.measure(&container.plan.id, || pace.rest_when_due());
+        pace.rest_when_due();
         match measured {
             Ok(usage) => *container.layer.lock().expect("no panic while the value is held") = Some(usage),
             // Removed meanwhile, or busy moving folders: what was known stays, with its time.
@@ -111,6 +116,27 @@ impl Inner {
             Next::Never
         } else {
             Next::At(begin + EVERY.max(begin.elapsed() * 2))
+        }
+    }
+}
+
+/// Work and rest in turns.
+struct Pace {
+    resumed: Instant,
+}
+
+impl Pace {
+    fn begin() -> Self {
+        Self {
+            resumed: Instant::now(),
+        }
+    }
+
+    fn rest_when_due(&mut self) {
+        let worked = self.resumed.elapsed();
+        if worked >= SHIFT {
+            thread::sleep(worked * REST);
+            self.resumed = Instant::now();
         }
     }
 }

@@ -299,12 +299,24 @@ impl Inner {
     }
 }
 
-/// Runs what may wait for a disk or the kernel where it does not hold up anyone else.
-async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, PodError>
+/// Runs what may wait for a disk or the kernel where it does not hold up anyone else, from now on.
+fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> impl Future<Output = Result<T, PodError>> + Send
 where
     T: Send + 'static,
     E: Send + 'static,
     PodError: From<E>,
 {
-    Ok(tokio::task::spawn_blocking(work).await??)
+    let done = tokio::task::spawn_blocking(work);
+    async { Ok(done.await??) }
+}
+
+/// The same on this thread, where nothing else of its task goes on meanwhile: it saves the way to another thread and back,
+/// and the others that this one served are served by another.
+fn in_place<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, PodError>
+where
+    PodError: From<E>,
+{
+    Ok(tokio::task::block_in_place(work)?)
 }

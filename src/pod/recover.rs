@@ -57,17 +57,17 @@ impl Inner {
     async fn recover_sandbox(&self, folder: &Folder) -> Result<(), PodError> {
         let Some(plan) = folder.read::<SandboxPlan>(Name::Plan)? else {
             // Not even planned: nothing was made.
-            self.discard(folder).await;
+            self.discard(folder);
             return Ok(());
         };
         let Some(mut status) = folder.read::<SandboxStatus>(Name::Status)? else {
             tracing::info!(sandbox = %plan.id, "undoing a sandbox that nobody was told of");
-            self.tear_down_sandbox(&plan, folder).await;
-            self.discard(folder).await;
+            self.tear_down_sandbox(&plan, folder);
+            self.discard(folder);
             return Ok(());
         };
         if plan.boot_id != self.boot_id && status.state == SandboxState::Ready {
-            self.tear_down_sandbox(&plan, folder).await;
+            self.tear_down_sandbox(&plan, folder);
             status = SandboxStatus {
                 state: SandboxState::NotReady,
                 reaper: None,
@@ -90,7 +90,7 @@ impl Inner {
 
     async fn recover_container(self: Arc<Self>, folder: &Folder) -> Result<(), PodError> {
         let Some(plan) = folder.read::<ContainerPlan>(Name::Plan)? else {
-            self.discard(folder).await;
+            self.discard(folder);
             return Ok(());
         };
         let told = folder
@@ -99,7 +99,7 @@ impl Inner {
         let Some((status, spec)) = told else {
             tracing::info!(container = %plan.id, "undoing a container that nobody was told of, or that was removed");
             if self.tear_down_container(&plan, folder).await {
-                self.discard(folder).await;
+                self.discard(folder);
             }
             return Ok(());
         };

@@ -23,7 +23,7 @@ impl Inner {
         self.stop_container(container, Duration::ZERO).await?;
         let _turn = container.turn.lock().await;
         if self.tear_down_container(&container.plan, &container.folder).await {
-            self.discard(&container.folder).await;
+            self.discard(&container.folder);
         } else {
             // The plan stays on disk: the next start of the daemon finishes what could not be done now.
             let status = container.folder.path().join("status");

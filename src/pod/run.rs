@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Inner, PodError, Pods, blocking,
+    Inner, PodError, Pods, blocking, in_place,
     index::Sandbox,
     pins::{self, io_error},
     records::{SandboxPlan, SandboxStatus},
@@ -29,7 +29,9 @@ impl Pods {
     /// # Errors
     /// [`PodError::NoHandler`]; [`PodError::Exists`] when the metadata names a sandbox that was asked for differently
     /// or is stopped; those of the mechanisms. Nothing is left behind.
-    pub async fn run_sandbox(&self, mut config: SandboxConfig) -> Result<SandboxId, PodError> {
+    ///
+    /// `watch` takes its times.
+    pub async fn run_sandbox(&self, mut config: SandboxConfig, watch: Stopwatch) -> Result<SandboxId, PodError> {
         if !config.cgroup_parent.is_empty() {
             const FIELD: &str = "config.linux.cgroup_parent";
             config.cgroup_parent = cgroup_parent(&self.inner.with.cgroups, &config.cgroup_parent, FIELD)?;
@@ -37,13 +39,13 @@ impl Pods {
         let metadata = config.metadata.clone();
         self.inner
             .runs
-            .join(&metadata, || self.inner.clone().run_sandbox(config))
+            .join(&metadata, || self.inner.clone().run_sandbox(config, watch))
             .await
     }
 }
 
 impl Inner {
-    async fn run_sandbox(self: Arc<Self>, config: SandboxConfig) -> Result<SandboxId, PodError> {
+    async fn run_sandbox(self: Arc<Self>, config: SandboxConfig, mut watch: Stopwatch) -> Result<SandboxId, PodError> {
         self.check_handler(&config.runtime_handler)?;
         self.check_user_namespace(&config.namespaces)?;
         if let Some(existing) = self.index.sandbox_named(&config.metadata) {
@@ -59,7 +61,8 @@ impl Inner {
             boot_id: self.boot_id.clone(),
         };
         let folder = self.sandboxes.folder(id.as_str());
-        match self.make_sandbox(&plan, &folder).await {
+        watch.lap("reserve");
+        match self.make_sandbox(&plan, &folder, watch).await {
             Ok((status, stages)) => {
                 self.tell_stages("RunPodSandbox", &stages);
                 let (status, turn) = (tokio::sync::watch::Sender::new(status), tokio::sync::Mutex::default());
@@ -74,15 +77,19 @@ impl Inner {
                 Ok(id)
             }
             Err(error) => {
-                self.tear_down_sandbox(&plan, &folder).await;
-                self.discard(&folder).await;
+                self.tear_down_sandbox(&plan, &folder);
+                self.discard(&folder);
                 Err(error)
             }
         }
     }
 
-    async fn make_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> Result<(SandboxStatus, Stages), PodError> {
-        let mut watch = Stopwatch::start();
+    async fn make_sandbox(
+        &self,
+        plan: &SandboxPlan,
+        folder: &Folder,
+        mut watch: Stopwatch,
+    ) -> Result<(SandboxStatus, Stages), PodError> {
         // At the same time: new namespaces are nowhere but in their descriptors, so they need no plan.
         let (namespaces, prepared) = tokio::join!(
             self.with.zygote.namespaces(namespaces_wanted(&plan.config)),
@@ -132,8 +139,8 @@ impl Inner {
         let Some(path) = &plan.cgroup else { return Ok(None) };
         let hold = self.hold_cgroup().await?;
         let first = hold.as_ref().map(|hold| hold.pid);
-        let (cgroups, cgroup) = (self.with.cgroups.clone(), path.clone());
-        blocking(move || cgroups.begin(&cgroup, &Resources::default(), first)?.finish(&[])).await?;
+        let cgroups = &self.with.cgroups;
+        in_place(|| cgroups.begin(path, &Resources::default(), first)?.finish(&[]))?;
         let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
         let fail = |source| io_error("duplicate the namespaces of", folder.path(), source);
         let request = PodInitRequest {

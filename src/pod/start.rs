@@ -14,8 +14,9 @@ impl Pods {
     ///
     /// # Errors
     /// [`PodError::NoContainer`]; [`PodError::WrongState`] when it has exited.
-    pub async fn start_container(&self, id: &str) -> Result<(), PodError> {
-        let mut watch = Stopwatch::start();
+    ///
+    /// `watch` takes its times.
+    pub async fn start_container(&self, id: &str, mut watch: Stopwatch) -> Result<(), PodError> {
         let container = self.inner.index.container(id)?;
         let turn = container.turn.lock().await;
         match admit(&container.state.borrow()) {

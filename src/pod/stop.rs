@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Inner, PodError, Pods, blocking, index::Container};
+use super::{Inner, PodError, Pods, in_place, index::Container};
 use crate::model::ContainerState;
 
 /// How long a container may take to die of SIGKILL before the client is told that it does not.
@@ -86,8 +86,7 @@ impl Inner {
         {
             tracing::debug!(container = %container.plan.id, %error, "SIGKILL not delivered by the shim");
         }
-        let (cgroups, path) = (self.with.cgroups.clone(), container.plan.cgroup.clone());
-        if let Err(error) = blocking(move || cgroups.kill(&path, SIGKILL)).await {
+        if let Err(error) = in_place(|| self.with.cgroups.kill(&container.plan.cgroup, SIGKILL)) {
             tracing::warn!(container = %container.plan.id, %error, "cannot kill the cgroup");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Inner, PodError, Pods, blocking, index::Sandbox, records::SandboxStatus};
+use super::{Inner, PodError, Pods, in_place, index::Sandbox, records::SandboxStatus};
 use crate::{
     model::{SandboxState, chain},
     store::Name,
@@ -38,7 +38,7 @@ impl Pods {
         for container in self.inner.index.containers_of(&sandbox.plan.id) {
             self.inner.remove_container(&container).await?;
         }
-        self.inner.discard(&sandbox.folder).await;
+        self.inner.discard(&sandbox.folder);
         self.inner.index.forget_sandbox(&sandbox.plan.id);
         Ok(())
     }
@@ -56,11 +56,10 @@ impl Inner {
             async move { inner.stop_container(&container, Duration::ZERO).await }
         });
         futures_util::future::try_join_all(stops).await?;
-        let (inner, pod) = (self.clone(), sandbox.clone());
-        if let Err(error) = blocking(move || inner.release_devices(&pod)).await {
+        if let Err(error) = in_place(|| self.release_devices(sandbox)) {
             tracing::warn!(sandbox = %sandbox.plan.id, error = %chain(&error), "cannot bring an interface back");
         }
-        if !self.tear_down_sandbox(&sandbox.plan, &sandbox.folder).await {
+        if !self.tear_down_sandbox(&sandbox.plan, &sandbox.folder) {
             return Err(PodError::Invalid {
                 field: "pod_sandbox_id",
                 why: format!(

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use tokio::task::block_in_place;
+
 use super::{
-    Inner, PodError, blocking, pins,
+    Inner, PodError, in_place, pins,
     records::{ContainerPlan, SandboxPlan},
 };
 use crate::{model::chain, shim, store::Folder};
@@ -18,30 +20,32 @@ impl Inner {
     /// Answers whether all of it is gone, but for its network interface: that goes with the namespaces, and the pod's address
     /// is free after that. The network sees to it when this has returned, logs what fails there, and tries it again at
     /// the next stop, removal or start.
-    pub(super) async fn tear_down_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> bool {
-        let (network, cgroups) = (self.with.network.clone(), self.with.cgroups.clone());
-        let cgroup = plan.cgroup.clone();
-        let (id, path) = (plan.id.clone(), folder.path().to_owned());
-        let work = move || {
+    pub(super) fn tear_down_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> bool {
+        block_in_place(|| {
             let steps = [
                 (
                     "remove the reaper's cgroup",
-                    cgroup.map_or(Ok(()), |cgroup| cgroups.remove(&cgroup).map_err(PodError::from)),
+                    match &plan.cgroup {
+                        Some(cgroup) => self.with.cgroups.remove(cgroup).map_err(PodError::from),
+                        None => Ok(()),
+                    },
                 ),
-                ("unpin the namespaces", pins::unpin(&path)),
+                ("unpin the namespaces", pins::unpin(folder.path())),
                 // When the interface goes already.
-                ("detach the network", network.detach(&id).map_err(PodError::from)),
+                (
+                    "detach the network",
+                    self.with.network.detach(&plan.id).map_err(PodError::from),
+                ),
             ];
             let mut clean = true;
             for (step, result) in steps {
                 if let Err(error) = result {
-                    tracing::warn!(sandbox = %id, error = %chain(&error), "cannot {step}");
+                    tracing::warn!(sandbox = %plan.id, error = %chain(&error), "cannot {step}");
                     clean = false;
                 }
             }
-            Ok::<_, PodError>(clean)
-        };
-        blocking(work).await.unwrap_or(false)
+            clean
+        })
     }
 
     /// Everything of a container but its folder: its processes, cgroup, shim, snapshot and hold on the image.
@@ -55,14 +59,12 @@ impl Inner {
                 clean = false;
             }
         };
-        let (cgroups, cgroup) = (self.with.cgroups.clone(), plan.cgroup.clone());
-        note("remove the cgroup", blocking(move || cgroups.remove(&cgroup)).await);
+        note("remove the cgroup", in_place(|| self.with.cgroups.remove(&plan.cgroup)));
         note(
             "end the shim",
             shim::end(folder.path(), SHIM_DRAIN).await.map_err(PodError::from),
         );
-        let (snapshots, id) = (self.with.snapshots.clone(), plan.id.clone());
-        note("remove the snapshot", blocking(move || snapshots.remove(&id)).await);
+        note("remove the snapshot", in_place(|| self.with.snapshots.remove(&plan.id)));
         note(
             "take back what its devices brought",
             self.end_vendor(plan, folder).await,
@@ -74,9 +76,8 @@ impl Inner {
     }
 
     /// Removes a folder whose contents are torn down.
-    pub(super) async fn discard(&self, folder: &Folder) {
-        let folder = folder.clone();
-        if let Err(error) = blocking(move || folder.remove()).await {
+    pub(super) fn discard(&self, folder: &Folder) {
+        if let Err(error) = in_place(|| folder.remove()) {
             tracing::warn!(error = %chain(&error), "cannot remove a folder");
         }
     }

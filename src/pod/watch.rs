@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Inner, PodError, blocking, index::Container};
+use super::{Inner, PodError, in_place, index::Container};
 use crate::{
     model::{ContainerState, EventKind, Exit, Timestamp, chain},
     shim::{self, Shim},
@@ -24,7 +24,7 @@ impl Inner {
 
     /// Reads how init ended, publishes it, and ends what it left in its cgroup.
     pub(super) async fn settle(&self, container: &Container) {
-        let exit = match self.read_exit(container).await {
+        let exit = match in_place(|| self.read_exit(container)) {
             Ok(exit) => exit,
             Err(error) => {
                 tracing::error!(container = %container.plan.id, error = %chain(&error), "exit record unreadable");
@@ -32,8 +32,7 @@ impl Inner {
             }
         };
         // The cgroup's leftovers die before the exit is told: after it nothing of the container runs.
-        let (cgroups, path) = (self.with.cgroups.clone(), container.plan.cgroup.clone());
-        if let Err(error) = blocking(move || cgroups.clear(&path)).await {
+        if let Err(error) = in_place(|| self.with.cgroups.clear(&container.plan.cgroup)) {
             tracing::warn!(container = %container.plan.id, error = %chain(&error), "cannot clear the cgroup");
         }
         // A start under way tells first that it has started; one that hangs does not keep the exit back for long.
@@ -53,36 +52,33 @@ impl Inner {
         tracing::info!(container = %container.plan.id, code = exit.code, reason = exit.reason, "exited");
     }
 
-    async fn read_exit(&self, container: &Container) -> Result<Exit, PodError> {
-        let (cgroups, path) = (self.with.cgroups.clone(), container.plan.cgroup.clone());
-        let (dir, before) = (container.folder.path().to_owned(), container.spec.oom_kills_before);
-        blocking(move || {
-            let Some(record) = shim::read_exit(&dir)? else {
-                return Ok(lost("its shim died"));
-            };
-            // The kernel counts a kill before it sends it, so the count is there when init is reaped, and on v2 the shim has
-            // read it. But systemd removes a scope once it is empty, and may be faster than the shim: then a kill in the
-            // slice, the pod's, since the container was made is taken for one of its own. A parent whose child was killed may
-            // end with a code of its own.
-            let in_slice = || cgroups.oom_kills_in_slice(&path).saturating_sub(before);
-            let kills = || match record.oom_kills {
-                Some(kills) => u64::from(kills),
-                None => cgroups.oom_kills(&path).unwrap_or_else(|_| in_slice()),
-            };
-            let oom_killed = record.code != 0 && kills() > 0;
-            let reason = match record.code {
-                _ if oom_killed => "OOMKilled",
-                0 => "Completed",
-                _ => "Error",
-            };
-            Ok::<_, PodError>(Exit {
-                code: record.code,
-                reason: reason.to_owned(),
-                message: String::new(),
-                finished_at: Timestamp(record.finished_at_ns),
-            })
+    fn read_exit(&self, container: &Container) -> Result<Exit, PodError> {
+        let (cgroups, path) = (&self.with.cgroups, &container.plan.cgroup);
+        let Some(record) = shim::read_exit(container.folder.path())? else {
+            return Ok(lost("its shim died"));
+        };
+        // The kernel counts a kill before it sends it, so the count is there when init is reaped, and on v2 the shim has
+        // read it. But systemd removes a scope once it is empty, and may be faster than the shim: then a kill in the
+        // slice, the pod's, since the container was made is taken for one of its own. A parent whose child was killed may
+        // end with a code of its own.
+        let before = container.spec.oom_kills_before;
+        let in_slice = || cgroups.oom_kills_in_slice(path).saturating_sub(before);
+        let kills = || match record.oom_kills {
+            Some(kills) => u64::from(kills),
+            None => cgroups.oom_kills(path).unwrap_or_else(|_| in_slice()),
+        };
+        let oom_killed = record.code != 0 && kills() > 0;
+        let reason = match record.code {
+            _ if oom_killed => "OOMKilled",
+            0 => "Completed",
+            _ => "Error",
+        };
+        Ok(Exit {
+            code: record.code,
+            reason: reason.to_owned(),
+            message: String::new(),
+            finished_at: Timestamp(record.finished_at_ns),
         })
-        .await
     }
 }
 

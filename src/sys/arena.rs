@@ -4,11 +4,12 @@
 //! first, one fault after the other. Here it gets fresh pages, some at once, and gives nothing back before its end.
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     ptr,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
+use dlmalloc::GlobalDlmalloc as System;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
 /// The program's allocator: the C library's, and in a process that called [`open`] first of all the arena.
@@ -47,14 +48,19 @@ pub fn open() {
         NEXT.store(begin, Relaxed);
         END.store(begin + SIZE, Relaxed);
     }
-    let fresh = NEXT.load(Relaxed).next_multiple_of(PAGE);
-    NEXT.store(fresh, Relaxed);
-    if fresh + AT_ONCE <= END.load(Relaxed) {
+    NEXT.store(NEXT.load(Relaxed).next_multiple_of(PAGE), Relaxed);
+    touch(AT_ONCE);
+}
+
+/// Has pages for the next `bytes` of the arena, so that allocating them waits for none. A wish: nothing where there is none.
+pub fn touch(bytes: usize) {
+    let begin = NEXT.load(Relaxed).next_multiple_of(PAGE);
+    if begin + bytes <= END.load(Relaxed) {
         // SAFETY: ours, and nothing in it yet.
         let _ = unsafe {
             madvise(
-                ptr::with_exposed_provenance_mut(fresh),
-                AT_ONCE,
+                ptr::with_exposed_provenance_mut(begin),
+                bytes,
                 Advice::LinuxPopulateWrite,
             )
         };

@@ -48,10 +48,14 @@ use super::{
 use crate::{
     model::Stopwatch,
     sys::{
+        arena,
         fork::{Side, exit, unshare},
         process,
     },
 };
+
+/// Bytes that a container's init allocates before its program is executed, and some more.
+const HEAP: usize = 128 << 10;
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -140,6 +144,12 @@ struct Rest {
 }
 
 impl Rest {
+    /// Waits for it, as who has time until then.
+    fn await_it(context: &Context) -> Result<Self> {
+        arena::touch(HEAP);
+        Self::receive(context)
+    }
+
     /// Waits for it. The daemon gives up by saying nothing.
     fn receive(context: &Context) -> Result<Self> {
         let received = receive(context.reply.as_fd());
@@ -247,7 +257,8 @@ fn help(context: &Context, begin: BeginWire, rest: Option<Rest>, stdio: Ends, sh
     let _ = set_name(c"inro-create");
     let attempt = || -> Result<Failure> {
         let diary = Diary::open()?;
-        let Rest { request, mut parts } = rest.map_or_else(|| Rest::receive(context), Ok)?;
+        let rest = rest.map_or_else(|| Rest::await_it(context), Ok);
+        let Rest { request, mut parts } = rest?;
         let mut clock = Stopwatch::since(moment(request.sent));
         clock.lap("fork");
         let spec = read_spec(&begin.dir)?;

@@ -166,7 +166,17 @@ fn calls_and_stages_are_counted() {
         .into_iter()
         .map(|(name, _)| name)
         .collect();
-    for name in ["snapshot", "spec", "cgroup", "fork", "join cgroup", "mounts", "init"] {
+    for name in [
+        "decode",
+        "reserve",
+        "snapshot",
+        "spec",
+        "cgroup",
+        "fork",
+        "join cgroup",
+        "mounts",
+        "init",
+    ] {
         assert!(create.iter().any(|told| told == name), "{name} in {create:?}");
         assert!(
             stages(&after, "CreateContainer").contains(&(name.to_owned(), 3.0)),
@@ -175,7 +185,10 @@ fn calls_and_stages_are_counted() {
     }
     let mut start = told(&node, &containers[1], "startStagesMs");
     let names: Vec<_> = start.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["turn", "release", "exec", "hand-over", "record", "hooks"]);
+    assert_eq!(
+        names,
+        ["decode", "turn", "release", "exec", "hand-over", "record", "hooks"]
+    );
     start.iter_mut().for_each(|stage| stage.1 = 2.0);
     start.sort_by(|one, other| one.0.cmp(&other.0));
     assert_eq!(stages(&after, "StartContainer"), start, "{after}");
