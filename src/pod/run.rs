@@ -222,6 +222,7 @@ fn namespaces_wanted(config: &SandboxConfig) -> NamespacesRequest {
         uts: own_net,
         hostname: config.hostname.clone(),
         sysctls: config.sysctls.clone(),
+        ..Default::default()
     }
 }
 

@@ -142,10 +142,7 @@ impl Zygote {
     pub async fn namespaces(&self, request: NamespacesRequest) -> Result<PodNamespaces> {
         let (user, net, ipc, uts) = (request.user.is_some(), request.net, request.ipc, request.uts);
         let fds = match namespaces::need_no_process(&request) {
-            true => {
-                let made = tokio::task::spawn_blocking(move || namespaces::in_thread(&request)).await;
-                made.map_err(|_| ZygoteError::Lost)?.map_err(ZygoteError::Failed)?
-            }
+            true => namespaces::in_thread(request).await.map_err(ZygoteError::Failed)?,
             false => {
                 let answers = self.ask(&Request::Namespaces(request), Outgoing::default()).await?;
                 let (Reply::Namespaces, fds) = answers.next().await? else {

@@ -1,7 +1,7 @@
 //! The namespaces of a pod: made, named and tuned in a thread or a child, then only descriptors.
 //!
-//! A thread of the daemon's will do where only namespaces are made: it ends with them. Sysctls are written by a child of the
-//! zygote, whose /proc is its own: the daemon's may be read-only.
+//! A thread of the daemon's will do where it may write sysctls: it ends with them. Else a child of the zygote does it, whose
+//! /proc is its own.
 //!
 //! With a user namespace a second child does that, as its root: a namespace belongs to the user namespace of who makes
 //! it, and the sysctls of an ipc namespace to that root alone. The first child, still the node's root, writes the maps.
@@ -11,11 +11,12 @@ use std::{
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
+    sync::OnceLock,
     thread,
 };
 
 use rustix::{
-    fs::{Mode, OFlags, open},
+    fs::{Access, Mode, OFlags, access, open},
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
     process::{Gid, Pid, Uid, WaitOptions, waitpid},
     system::sethostname,
@@ -24,6 +25,7 @@ use rustix::{
         set_thread_res_uid,
     },
 };
+use tokio::sync::oneshot;
 
 use super::{
     error::{Failure, Stage},
@@ -38,6 +40,9 @@ use crate::{
         process,
     },
 };
+
+/// What it calls is shallow.
+const STACK: usize = 256 << 10;
 
 /// The child, from its first instruction on.
 pub(super) fn work(context: Context, request: NamespacesRequest) -> ! {
@@ -56,23 +61,37 @@ pub(super) fn work(context: Context, request: NamespacesRequest) -> ! {
 
 /// Whether [`in_thread`] can do it.
 pub(super) fn need_no_process(request: &NamespacesRequest) -> bool {
-    request.user.is_none() && request.sysctls.is_empty()
+    request.user.is_none() && (request.sysctls.is_empty() && request.defaults.is_empty() || sysctls_are_writable())
+}
+
+/// Whether this process' /proc takes sysctls: in a container it often does not.
+fn sysctls_are_writable() -> bool {
+    static WRITABLE: OnceLock<bool> = OnceLock::new();
+    *WRITABLE.get_or_init(|| access("/proc/sys/net/ipv4/ip_forward", Access::WRITE_OK).is_ok())
 }
 
 /// As [`work`], on a thread that ends with it.
-pub(super) fn in_thread(request: &NamespacesRequest) -> Result<Vec<OwnedFd>, Failure> {
-    let made = thread::scope(|scope| scope.spawn(|| make(request)).join());
-    made.unwrap_or_else(|_| Err(Failure::said(Stage::Namespaces, "the thread that makes them panicked")))
+pub(super) async fn in_thread(request: NamespacesRequest) -> Result<Vec<OwnedFd>, Failure> {
+    let failed = |error: io::Error| Failure::new(Stage::Namespaces, "a thread that makes them", error);
+    let (answer, made) = oneshot::channel();
+    let thread = thread::Builder::new().name("namespaces".into()).stack_size(STACK);
+    thread
+        .spawn(move || {
+            // It fails when the client has gone: they go too.
+            let _ = answer.send(make(&request));
+        })
+        .map_err(failed)?;
+    let panicked = |_| Failure::said(Stage::Namespaces, "the thread that makes them panicked");
+    made.await.map_err(panicked)?
 }
 
 /// Makes what is asked for; the calling thread is in it then. The descriptors are in the order of a reply.
 fn make(request: &NamespacesRequest) -> Result<Vec<OwnedFd>, Failure> {
     // Checked before anything is made: a name of the host's must not be written.
-    let sysctls = request
-        .sysctls
-        .iter()
-        .map(|(name, value)| Ok((path_of(name, request)?, format!("{name}={value}"), value)))
-        .collect::<Result<Vec<_>, Failure>>()?;
+    let (defaults, sysctls) = (
+        sysctls(&request.defaults, request)?,
+        sysctls(&request.sysctls, request)?,
+    );
     let asked = KINDS.iter().filter(|(asked, ..)| asked(request));
     let kinds = asked
         .clone()
@@ -83,10 +102,14 @@ fn make(request: &NamespacesRequest) -> Result<Vec<OwnedFd>, Failure> {
             sethostname(request.hostname.as_bytes())
                 .map_err(|e| Failure::new(Stage::Namespaces, "set the host name", e))?;
         }
-        for (path, text, value) in &sysctls {
-            let file = OpenOptions::new().write(true).open(path);
-            let written = file.and_then(|mut file| file.write_all(value.as_bytes()));
-            written.map_err(|e| Failure::new(Stage::Sysctl, text, e))?;
+        for default in &defaults {
+            match default.write() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                written => written.map_err(|e| default.failure(e))?,
+            }
+        }
+        for sysctl in &sysctls {
+            sysctl.write().map_err(|e| sysctl.failure(e))?;
         }
         Ok(())
     };
@@ -192,6 +215,39 @@ fn write_maps(pid: Pid, user: &UserNamespace) -> io::Result<()> {
     let pid = pid.as_raw_nonzero();
     fs::write(format!("/proc/{pid}/uid_map"), line(user.uids))?;
     fs::write(format!("/proc/{pid}/gid_map"), line(user.gids))
+}
+
+/// A sysctl of a namespace that is being made.
+struct Sysctl<'a> {
+    name: &'a str,
+    value: &'a str,
+    path: PathBuf,
+}
+
+fn sysctls<'a>(
+    all: impl IntoIterator<Item = (&'a String, &'a String)>,
+    request: &NamespacesRequest,
+) -> Result<Vec<Sysctl<'a>>, Failure> {
+    let sysctl = |(name, value): (&'a String, &'a String)| {
+        Ok(Sysctl {
+            name,
+            value,
+            path: path_of(name, request)?,
+        })
+    };
+    all.into_iter().map(sysctl).collect()
+}
+
+impl Sysctl<'_> {
+    /// Writes it in the calling thread's namespaces.
+    fn write(&self) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(&self.path)?;
+        file.write_all(self.value.as_bytes())
+    }
+
+    fn failure(&self, error: io::Error) -> Failure {
+        Failure::new(Stage::Sysctl, format!("{}={}", self.name, self.value), error)
+    }
 }
 
 /// The file of a sysctl, if it belongs to a namespace that is being made.

@@ -272,8 +272,10 @@ pub struct NamespacesRequest {
     pub uts: bool,
     /// Set in the new uts namespace; ignored without one.
     pub hostname: String,
-    /// Written inside; only names of the namespaces made here are accepted.
+    /// Written inside, after `defaults`; only names of the namespaces made here are accepted.
     pub sysctls: BTreeMap<String, String>,
+    /// The same, but left out where the kernel has no such switch.
+    pub defaults: BTreeMap<String, String>,
 }
 
 /// The first process of a pid namespace that a pod's containers share.
@@ -304,7 +306,6 @@ pub(super) fn namespace_number(kind: NamespaceKind) -> i32 {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Request {
     Namespaces(NamespacesRequest),
     PodInit {

@@ -17,6 +17,10 @@ fn volumes_and_pod_namespaces_are_given_by_descriptor() {
             uts: true,
             hostname: "pod-1".into(),
             sysctls,
+            // One that is not there is left out, and what a pod asks for comes after them.
+            defaults: ["net.ipv4.ip_unprivileged_port_start", "net.ipv4.no_such_switch"]
+                .map(|name| (name.to_owned(), "78".to_owned()))
+                .into(),
         };
         let pod = ground.zygote.namespaces(request).await.unwrap();
         let net_inode = fs::metadata(format!("/proc/self/fd/{}", pod.net.as_ref().unwrap().as_raw_fd()))
@@ -65,6 +69,7 @@ fn a_pods_user_namespace_owns_its_other_namespaces() {
             uts: true,
             hostname: "pod-2".into(),
             sysctls: BTreeMap::from([("kernel.shm_rmid_forced".to_owned(), "1".to_owned())]),
+            defaults: Default::default(),
         };
         let pod = ground.zygote.namespaces(request).await.unwrap();
         // What only the root of the owning user namespace may change.
