@@ -31,8 +31,9 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 
 def start_inro(inro, folder, hosts):
-    """A daemon whose folders and socket, `cri.sock`, are in `folder`."""
-    write(f"{folder}/config.toml", f'[image]\nhosts_dir = "{hosts}"\n')
+    """A daemon whose folders and socket, `cri.sock`, are in `folder`, and its networks of plugins in `net.d`, if any are there."""
+    plugins = f'[net.cni]\nconf_dir = "{folder}/net.d"\nbin_dirs = ["{TOOLS}/cni/usr/lib/cni"]\n'
+    write(f"{folder}/config.toml", f'[image]\nhosts_dir = "{hosts}"\n{plugins}')
     command = [inro, "serve", "--config", f"{folder}/config.toml", "--root", f"{folder}/root", "--state", f"{folder}/state",
                "--listen", f"unix://{folder}/cri.sock"]
     return start(command, f"{folder}/log", f"{folder}/cri.sock")

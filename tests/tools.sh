@@ -15,7 +15,7 @@ tools=$(realpath -m "${1:-${CARGO_TARGET_DIR:-$repo/target}/tools}")
 programs=(
     gcc:gcc musl-gcc:musl-tools python3:python3 openssl:openssl
     docker-registry:docker-registry crun:crun runc:runc
-    ip:iproute2 nft:nftables ping:iputils-ping ipcmk:util-linux unshare:util-linux
+    ip:iproute2 nft:nftables iptables:iptables ping:iputils-ping ipcmk:util-linux unshare:util-linux
     dpkg-deb:dpkg
 )
 
@@ -38,8 +38,8 @@ packages() {
     for entry in "${programs[@]}"; do
         command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
     done
-    if [ ${#missing[@]} = 0 ] && [ -e "$tools/busybox/bin/busybox" ]; then return; fi
-    command -v apt-get >/dev/null || { echo "tools: install by hand: ${missing[*]} busybox" >&2; exit 1; }
+    if [ ${#missing[@]} = 0 ] && [ -e "$tools/busybox/bin/busybox" ] && [ -e "$tools/cni/usr/lib/cni" ]; then return; fi
+    command -v apt-get >/dev/null || { echo "tools: install by hand: ${missing[*]} busybox containernetworking-plugins" >&2; exit 1; }
     apt-get -qq update
     if [ ${#missing[@]} != 0 ]; then
         echo "tools: installing ${missing[*]}"
@@ -49,11 +49,9 @@ packages() {
     # The shell of the test images is Debian's *dynamic* busybox: the static one runs
     # applets inside the shell, so a masked /bin/ls would still work. It conflicts with
     # busybox-static, so it is unpacked beside the system instead of installed.
-    if [ ! -e "$tools/busybox/bin/busybox" ]; then
-        mkdir -p "$tools/deb"
-        (cd "$tools/deb" && rm -f ./*.deb && apt-get -qq download busybox)
-        dpkg-deb -x "$tools"/deb/busybox_*.deb "$tools/busybox"
-    fi
+    [ -e "$tools/busybox/bin/busybox" ] || unpack busybox busybox
+    # Plugins of other networks, as a cluster brings them: not installed either, other programs look for them there.
+    [ -e "$tools/cni/usr/lib/cni" ] || unpack containernetworking-plugins cni
 }
 
 target() {

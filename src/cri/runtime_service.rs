@@ -228,15 +228,16 @@ impl RuntimeService for RuntimeCalls {
     }
 
     async fn status(&self, request: Request<wire::StatusRequest>) -> Answer<wire::StatusResponse> {
-        let condition = |name: &str, ready: bool, reason: &str| wire::RuntimeCondition {
+        let condition = |name: &str, ready: Result<(), String>, reason: &str| wire::RuntimeCondition {
             r#type: name.into(),
-            status: ready,
-            reason: if ready { String::new() } else { reason.into() },
-            message: String::new(),
+            status: ready.is_ok(),
+            reason: ready.as_ref().map_or_else(|_| reason.into(), |()| String::new()),
+            message: ready.err().unwrap_or_default(),
         };
         let conditions = vec![
-            condition("RuntimeReady", true, ""),
-            condition("NetworkReady", self.pods.network_ready(), "NetworkNotReady"),
+            condition("RuntimeReady", Ok(()), ""),
+            // The kubelet waits for that reason.
+            condition("NetworkReady", self.pods.network_ready().await, "NetworkPluginNotReady"),
         ];
         let handler = |name| wire::RuntimeHandler {
             name,

@@ -86,7 +86,7 @@ impl MovedDevice {
 fn present(name: &str) -> io::Result<Option<bool>> {
     let mut netlink = Netlink::open()?;
     match netlink.index(name) {
-        Ok(index) => netlink.is_up(index).map(Some),
+        Ok(index) => netlink.link(index).map(|link| Some(link.up)),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(error) => Err(error),
     }

@@ -1,41 +1,33 @@
-//! Pod networking: the built-in bridge.
-//!
-//! A pod gets `lo` up and `eth0`, one end of a veth pair whose other end hangs on a bridge of the host that is the
-//! pod's gateway. All of it is a few netlink messages in this process; no program is executed. An address belongs to a
-//! pod by a lease file, written before the address is used. Host ports, and the way out of the node, are one nftables
-//! table with the bridge's name.
+//! Pod networking: the built-in bridge, or plugins of the Container Network Interface.
 
-mod conntrack;
+mod bandwidth;
+mod builtin;
+mod cni;
 mod device;
-mod lease;
+mod family;
 mod message;
 mod netlink;
-mod nft;
-mod ports;
-mod removal;
-mod subnets;
-mod table;
 mod usage;
 
 use std::{
-    collections::HashSet,
-    fs, io,
-    net::{IpAddr, Ipv4Addr},
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ErrorKind, NetDevice, PortMapping, Protocol, SandboxConfig, SandboxId};
+use crate::model::{ErrorKind, NetDevice, PortMapping, SandboxConfig, SandboxId, chain};
+use bandwidth::BadRate;
+use builtin::Builtin;
+pub use builtin::remove_bridge;
+use cni::{Cni, CniError, Wishes};
 pub use device::MovedDevice;
-use lease::{Leases, Subnet};
 use netlink::Netlink;
-use ports::{Opening, Ports};
-use removal::Removals;
-use subnets::Subnets;
 pub use usage::interfaces_of;
 
 /// What pods' networks are like.
@@ -45,18 +37,31 @@ pub struct Config {
     pub mode: Mode,
     /// The name of the bridge and of the nftables table, at most 15 bytes.
     pub bridge: String,
-    /// IPv4 subnet of the pods, such as `10.87.0.0/16`; its first address is the bridge's. Holds until the kubelet names
-    /// another (UpdateRuntimeConfig), whose word is the cluster's: it is kept below `root` and wins.
+    /// Subnet of the bridge's pods, of IPv4 or IPv6, or one of each separated by a comma: `10.87.0.0/16,fd87::/64`. A pod's
+    /// first address is of the first; a subnet's first address is the bridge's. Holds until the kubelet names another
+    /// (UpdateRuntimeConfig), whose word is the cluster's: it is kept below `root` and wins.
     pub subnet: String,
-    /// 0: the kernel's choice.
+    /// Ranges of addresses, such as a cluster's pods and nodes, that see the bridge's pods with their own addresses and
+    /// not with the node's.
+    pub no_masquerade: Vec<String>,
+    /// 0: that of the interface that the node's default route leaves by.
     pub mtu: u32,
+    /// Sysctls of pods' network namespaces, which a pod may ask for otherwise. As containerd has them, a process without
+    /// privileges may listen on any port and send echo requests.
+    pub default_sysctls: BTreeMap<String, String>,
+    pub cni: cni::Config,
 }
 
-/// Whether pods get addresses.
+/// Where pods get their addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
+    /// From plugins as soon as there is a configuration of some, else from the bridge.
+    Auto,
+    /// From the bridge.
     Builtin,
+    /// From plugins.
+    Cni,
     /// Loopback only.
     None,
 }
@@ -64,10 +69,18 @@ pub enum Mode {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            mode: Mode::Builtin,
+            mode: Mode::Auto,
             bridge: "inro0".into(),
             subnet: "10.87.0.0/16".into(),
+            no_masquerade: Vec::new(),
             mtu: 0,
+            default_sysctls: [
+                ("net.ipv4.ip_unprivileged_port_start", "0"),
+                (PING_GROUPS, "0 2147483647"),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+            cni: cni::Config::default(),
         }
     }
 }
@@ -77,10 +90,10 @@ impl Default for Config {
 pub enum NetError {
     #[error("{key}: {why}")]
     Config { key: &'static str, why: String },
-    #[error("runtime_config.network_config.pod_cidr: {text:?} {why}")]
-    Subnet { text: String, why: String },
+    #[error("runtime_config.network_config.pod_cidr: {0}")]
+    Subnet(String),
     #[error("runtime_config.network_config.pod_cidr: its first address, {address}, is that of sandbox {owner}")]
-    GatewayTaken { address: Ipv4Addr, owner: String },
+    GatewayTaken { address: IpAddr, owner: String },
     #[error("config.port_mappings[{at}].{field}: {why}")]
     HostPort {
         at: usize,
@@ -93,6 +106,15 @@ pub enum NetError {
     NoAddresses,
     #[error("no free address in {subnet}: {used} in use")]
     Exhausted { subnet: String, used: usize },
+    #[error(transparent)]
+    Rate(#[from] BadRate),
+    #[error("config.annotations[{annotation:?}]: the kernel sets no limit (sch_tbf)")]
+    Shape {
+        annotation: &'static str,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Cni(#[from] CniError),
     #[error("{action} {}", path.display())]
     Io {
         action: &'static str,
@@ -114,10 +136,13 @@ impl NetError {
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Config { .. } | Self::Subnet { .. } | Self::HostPort { .. } => ErrorKind::InvalidArgument,
-            Self::GatewayTaken { .. } | Self::NoAddresses | Self::Device { .. } => ErrorKind::FailedPrecondition,
+            Self::Config { .. } | Self::Subnet(_) | Self::HostPort { .. } | Self::Rate(_) => ErrorKind::InvalidArgument,
+            Self::GatewayTaken { .. } | Self::NoAddresses | Self::Device { .. } | Self::Shape { .. } => {
+                ErrorKind::FailedPrecondition
+            }
             Self::PortTaken { .. } => ErrorKind::AlreadyExists,
             Self::Exhausted { .. } => ErrorKind::ResourceExhausted,
+            Self::Cni(error) => error.kind(),
             _ => ErrorKind::Internal,
         }
     }
@@ -147,103 +172,172 @@ pub struct LivePod {
     pub id: SandboxId,
     pub ips: Vec<IpAddr>,
     pub port_mappings: Vec<PortMapping>,
+    /// The path of its network namespace.
+    pub netns: PathBuf,
+}
+
+/// How a pod gets its network.
+#[derive(Debug)]
+pub enum Way {
+    /// Loopback only.
+    Nothing,
+    Builtin,
+    Cni(Box<cni::Network>),
+}
+
+/// What was taken for a pod.
+#[derive(Debug)]
+pub enum Reservation {
+    /// Loopback only.
+    Nothing,
+    Builtin(builtin::Reservation),
+    Cni(Box<cni::Network>),
+}
+
+/// A pod's network namespace.
+pub struct Inside<'a> {
+    pub netns: BorrowedFd<'a>,
+    /// Its path.
+    pub path: &'a Path,
+    /// A route socket that was opened in it.
+    pub route: OwnedFd,
+    /// The path of the pod's cgroup.
+    pub cgroup: &'a str,
 }
 
 /// The network of this node's pods. Cheap to clone.
 #[derive(Clone)]
 pub struct Network {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    config: Config,
-    leases: Leases,
-    /// Held while an address is taken, so that none is given of a subnet that changes.
-    subnets: Mutex<Subnets>,
-    /// Which pod has which host port, and with that what the table holds. Held while the table is changed.
-    ports: Mutex<Ports>,
-    /// The bridge's index once it is known to be there with its addresses and its table. Held while they are made.
-    bridge: Mutex<Option<u32>>,
-    /// Devices of stopped pods, and then their addresses.
-    removals: Removals,
+    mode: Mode,
+    default_sysctls: Arc<BTreeMap<String, String>>,
+    builtin: Builtin,
+    cni: Arc<Cni>,
 }
 
 impl Network {
-    /// A network whose leases are below `root_dir`. Nothing is made on the host before the first pod needs it.
+    /// A network whose addresses and attachments are on record below `root_dir`. Nothing is made on the host before the
+    /// first pod needs it.
     ///
     /// # Errors
-    /// [`NetError::Config`] with the key at fault, [`NetError::Io`].
+    /// [`NetError::Config`] with the key at fault, [`NetError::Io`], [`NetError::Cni`].
     pub fn open(config: &Config, root_dir: &Path) -> Result<Self, NetError> {
-        if config.bridge.is_empty() || config.bridge.len() > 15 || config.bridge.contains(['/', ' ']) {
+        if let Some(name) = config.default_sysctls.keys().find(|name| !name.starts_with("net.")) {
             return Err(NetError::Config {
-                key: "net.bridge",
-                why: format!("{:?} is no interface name", config.bridge),
+                key: "net.default_sysctls",
+                why: format!("{name:?} is no sysctl of a network namespace such as net.core.somaxconn"),
             });
         }
-        let subnet = Subnet::parse(&config.subnet).ok_or_else(|| NetError::Config {
-            key: "net.subnet",
-            why: format!("{:?} is no IPv4 subnet", config.subnet),
-        })?;
-        let leases = Leases::open(&root_dir.join("net/leases"))?;
-        let subnets = Subnets::open(subnets::record(root_dir), subnet, &leases)?;
-        let inner = Inner {
-            config: config.clone(),
-            leases,
-            subnets: Mutex::new(subnets),
-            ports: Mutex::default(),
-            bridge: Mutex::default(),
-            removals: Removals::default(),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            mode: config.mode,
+            default_sysctls: Arc::new(config.default_sysctls.clone()),
+            builtin: Builtin::open(config, root_dir)?,
+            cni: Arc::new(Cni::open(&config.cni, root_dir)?),
+        })
     }
 
-    /// Whether pods can be attached.
-    pub fn ready(&self) -> bool {
-        true
-    }
-
-    /// Brings `lo` up, gives the pod its address and opens its host ports. `route` is a route socket that was opened in
-    /// `netns`. Blocks for a millisecond, and where no address is free until those of stopped pods are.
+    /// Whether new pods can be attached, and their packets go anywhere. Blocks: plugins may be asked, for some seconds at
+    /// most.
     ///
     /// # Errors
-    /// [`NetError::HostPort`], [`NetError::PortTaken`], [`NetError::Exhausted`], [`NetError::Netlink`]. What was made is
-    /// taken away by [`Network::detach`].
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        let builtin = || self.builtin.ready().map_err(|error| chain(&error));
+        match self.mode {
+            Mode::None => Ok(()),
+            Mode::Builtin => builtin(),
+            Mode::Auto if matches!(self.cni.network(""), Ok(None)) => builtin(),
+            Mode::Auto | Mode::Cni => self.cni.ready(""),
+        }
+    }
+
+    /// What a pod's network namespace needs before it has an interface: names and values of sysctls.
+    pub fn sysctls(&self, way: &Way, config: &SandboxConfig) -> BTreeMap<String, String> {
+        let mut sysctls = (*self.default_sysctls).clone();
+        if let (Some(user), Some(groups)) = (&config.namespaces.user, sysctls.get_mut(PING_GROUPS))
+            && groups == ALL_GROUPS
+        {
+            // All that there are in its user namespace.
+            *groups = format!("0 {}", user.gids.size - 1);
+        }
+        if matches!(way, Way::Builtin) {
+            // No other pod is its router (CVE-2020-10749). Plugins have ways of their own.
+            sysctls.insert("net.ipv6.conf.default.accept_ra".into(), "0".into());
+        }
+        sysctls
+    }
+
+    /// How a pod of a runtime handler gets its network now.
+    ///
+    /// # Errors
+    /// [`NetError::Cni`] where there is none.
+    pub fn way(&self, handler: &str) -> Result<Way, NetError> {
+        let network = match self.mode {
+            Mode::None => return Ok(Way::Nothing),
+            Mode::Builtin => None,
+            Mode::Auto | Mode::Cni => self.cni.network(handler)?,
+        };
+        match network {
+            Some(network) => Ok(Way::Cni(Box::new(network))),
+            None if self.mode == Mode::Cni => Err(CniError::NoNetwork(self.cni.conf_dir(handler).to_owned()).into()),
+            None => Ok(Way::Builtin),
+        }
+    }
+
+    /// Takes for a pod what needs nothing of the pod's: the built-in network's addresses. Blocks where none is free, until
+    /// those of stopped pods are.
+    ///
+    /// # Errors
+    /// [`NetError::Exhausted`], [`NetError::Netlink`]. What was taken is given back by [`Network::detach`].
+    pub fn reserve(&self, id: &SandboxId, way: Way) -> Result<Reservation, NetError> {
+        Ok(match way {
+            Way::Nothing => Reservation::Nothing,
+            Way::Builtin => Reservation::Builtin(self.builtin.reserve(id)?),
+            Way::Cni(network) => Reservation::Cni(network),
+        })
+    }
+
+    /// Brings `lo` up and attaches the pod. Blocks: for a millisecond where there is no plugin.
+    ///
+    /// # Errors
+    /// [`NetError::HostPort`], [`NetError::PortTaken`], [`NetError::Rate`], [`NetError::Shape`], [`NetError::Netlink`],
+    /// [`NetError::Cni`]. What was made is taken away by [`Network::release`] and [`Network::detach`].
     pub fn attach(
         &self,
         id: &SandboxId,
-        netns: BorrowedFd<'_>,
-        route: OwnedFd,
+        reserved: Reservation,
+        inside: Inside<'_>,
         config: &SandboxConfig,
     ) -> Result<Attachment, NetError> {
-        let inner = &self.inner;
-        let mut inside = Netlink::over(route);
-        if inner.config.mode == Mode::None {
-            if config.port_mappings.iter().any(|mapping| mapping.host_port != 0) {
-                return Err(NetError::NoAddresses);
+        let loopback_up = |route| Netlink::over(route).loopback_up().map_err(during("bring lo up"));
+        match reserved {
+            Reservation::Nothing => {
+                if config.port_mappings.iter().any(|mapping| mapping.host_port != 0) {
+                    return Err(NetError::NoAddresses);
+                }
+                loopback_up(inside.route)?;
+                Ok(Attachment::default())
             }
-            inside.loopback_up().map_err(during("bring lo up"))?;
-            return Ok(Attachment::default());
+            Reservation::Builtin(reserved) => self.builtin.attach(id, reserved, inside.netns, inside.route, config),
+            Reservation::Cni(network) => {
+                loopback_up(inside.route)?;
+                let subnets = self.builtin.told_subnets();
+                let wishes = Wishes {
+                    config,
+                    netns: inside.path,
+                    cgroup: inside.cgroup,
+                    subnets: &subnets,
+                };
+                Ok(Attachment {
+                    ips: self.cni.attach(*network, id, &wishes)?,
+                })
+            }
         }
-        // With its table, which ports are opened in.
-        inner.bridge(None)?;
-        let (address, subnet) = inner.lease(id)?;
-        let openings = Ports::openings(id, address, &config.port_mappings)?;
-        let hairpin = !openings.is_empty();
-        inner.open_ports(id, openings)?;
-        let host_end = host_end(id);
-        inner.make_veth(&host_end, netns)?;
-        if hairpin {
-            Netlink::open()
-                .and_then(|mut netlink| netlink.hairpin(&host_end))
-                .map_err(during(&format!("let {host_end} ask itself")))?;
-        }
-        inside
-            .index("eth0")
-            .and_then(|eth0| inside.furnish(eth0, address, subnet.prefix, subnet.gateway()))
-            .map_err(during("configure eth0"))?;
-        Ok(Attachment {
-            ips: vec![address.into()],
-        })
+    }
+
+    /// Has plugins let a pod go while its network namespace, at `netns`, is there. What they do not do is tried again in the
+    /// background: the pod does not wait for it.
+    pub fn release(&self, id: &SandboxId, netns: &Path) {
+        self.cni.detach(id, netns);
     }
 
     /// Takes a pod's host ports away, and soon its interface and then its address; nothing to do when there are none.
@@ -254,232 +348,34 @@ impl Network {
     /// # Errors
     /// [`NetError::Netlink`]: everything stays as it is then.
     pub fn detach(&self, id: &SandboxId) -> Result<(), NetError> {
-        if !self.inner.leases.has(id) {
-            return Ok(());
-        }
-        self.inner.close_ports(id)?;
-        self.inner.remove_later(id);
-        Ok(())
+        self.builtin.detach(id)
     }
 
     /// Waits until what was detached is gone, at most for `limit`. What is left is the next start's to remove.
     pub fn settle(&self, limit: Duration) {
-        match self.inner.removals.settle(limit) {
-            0 => {}
-            left => tracing::warn!(left, "interfaces of stopped pods are left to the next start"),
-        }
+        self.builtin.settle(limit);
     }
 
-    /// Takes up the pods that go on, with their host ports, and takes away what those that no longer exist have left:
-    /// after a crash or a reboot. A pod that was stopped no longer exists, and its interface may still be there.
+    /// Takes up the pods that go on, and takes away what those that no longer exist have left: after a crash or a reboot. A
+    /// pod that was stopped no longer exists, and its interface may still be there. Plugins do their part in the background.
     ///
     /// # Errors
-    /// [`NetError::Netlink`], [`NetError::Io`]: an address stays leased then; the rest is done all the same.
+    /// [`NetError::Netlink`], [`NetError::Io`], [`NetError::Cni`]: an address stays leased then; the rest is done all the
+    /// same.
     pub fn recover(&self, live: &[LivePod]) -> Result<(), NetError> {
-        let inner = &self.inner;
-        let known: HashSet<&SandboxId> = live.iter().map(|pod| &pod.id).collect();
-        let stale = inner.leases.owners().into_iter().filter(|id| !known.contains(id));
-        let freed = stale.map(|id| inner.remove_now(&id)).fold(Ok(()), Result::and);
-        let mut addressed = false;
-        for pod in live {
-            let Some(IpAddr::V4(address)) = pod.ips.first().copied() else {
-                continue;
-            };
-            addressed = true;
-            let openings = Ports::openings(&pod.id, address, &pod.port_mappings)?;
-            inner.ports().insert(&pod.id, openings);
-        }
-        let made = if addressed {
-            inner.bridge(None).map(drop)
-        } else {
-            // One that an earlier life left: its rules would outlive the pods they are for.
-            table::remove(&inner.config.bridge).map_err(during("remove the nftables table"))
-        };
-        freed.and(made)
+        let (of_plugins, own): (Vec<_>, Vec<_>) = live.iter().cloned().partition(|pod| self.cni.has(&pod.id));
+        let ended = self.cni.recover(of_plugins).map_err(NetError::from);
+        self.builtin.recover(&own).and(ended)
     }
 
     /// Gives new pods addresses of what the kubelet says; pods that are there keep theirs. An empty word changes nothing,
-    /// nor does any where pods have no addresses. Blocks.
+    /// nor does any where pods have no addresses. Plugins are told of it as a capability (`ipRanges`). Blocks.
     ///
     /// # Errors
     /// [`NetError::Subnet`], [`NetError::GatewayTaken`], [`NetError::Io`], [`NetError::Netlink`].
     pub fn change_subnet(&self, pod_cidr: &str) -> Result<(), NetError> {
-        let inner = &self.inner;
-        if pod_cidr.is_empty() {
-            return Ok(());
-        }
-        let subnet = subnets::of_kubelet(pod_cidr)?;
-        if inner.config.mode == Mode::None {
-            tracing::warn!(
-                pod_cidr,
-                "pods have no addresses here (net.mode is none): the kubelet's subnet is not used"
-            );
-            return Ok(());
-        }
-        let mut bridge = inner.bridge.lock().expect("no panic while the bridge is made");
-        {
-            let mut subnets = inner.subnets();
-            if subnets.current() == subnet {
-                return Ok(());
-            }
-            subnets.change(subnet, &inner.leases)?;
-        }
-        tracing::info!(%subnet, "new pods get addresses of the kubelet's subnet");
-        // Made anew, with the address and the range of the new subnet, at once when pods are there, else for the next.
-        if bridge.take().is_some() {
-            *bridge = Some(inner.make_bridge()?);
-        }
-        Ok(())
+        self.builtin.change_subnet(pod_cidr)
     }
-}
-
-impl Inner {
-    /// The bridge's index; makes it with its addresses and table when it is not known to be there, or `not` what it was.
-    fn bridge(&self, not: Option<u32>) -> Result<u32, NetError> {
-        let mut known = self.bridge.lock().expect("no panic while the bridge is made");
-        match *known {
-            Some(index) if not != Some(index) => Ok(index),
-            _ => Ok(*known.insert(self.make_bridge()?)),
-        }
-    }
-
-    /// Makes a pod's pair of interfaces: `host_end` on the bridge and `eth0` in `netns`.
-    fn make_veth(&self, host_end: &str, netns: BorrowedFd<'_>) -> Result<(), NetError> {
-        let fail = during(&format!("make {host_end}"));
-        let mut netlink = Netlink::open().map_err(&fail)?;
-        let mut make = |bridge: u32| netlink.veth(host_end, "eth0", netns.as_raw_fd(), bridge, self.config.mtu);
-        let bridge = self.bridge(None)?;
-        let Err(error) = make(bridge) else { return Ok(()) };
-        // Somebody may have taken the bridge away.
-        match self.bridge(Some(bridge))? {
-            same if same == bridge => Err(fail(error)),
-            other => make(other).map_err(&fail),
-        }
-    }
-
-    fn make_bridge(&self) -> Result<u32, NetError> {
-        let name = &self.config.bridge;
-        let fail = |what: &str| during(&format!("{what} bridge {name}"));
-        let mut netlink = Netlink::open().map_err(fail("find"))?;
-        netlink.bridge(name).map_err(fail("make"))?;
-        let index = netlink.index(name).map_err(fail("find"))?;
-        for subnet in self.subnets().all() {
-            netlink
-                .address(index, subnet.gateway(), subnet.prefix)
-                .map_err(fail("address"))?;
-        }
-        netlink.up(index).map_err(fail("bring up"))?;
-        self.make_table(&self.ports())?;
-        // After the table: its guard keeps pods from the host's loopback.
-        set_sysctl(&format!("conf/{name}/route_localnet"), "1")?;
-        set_sysctl("ip_forward", "1")?;
-        Ok(index)
-    }
-
-    /// An address for a pod, and the subnet that it is of. Where none is free but pods were stopped, theirs are waited for.
-    fn lease(self: &Arc<Self>, id: &SandboxId) -> Result<(Ipv4Addr, Subnet), NetError> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let seen = self.removals.done();
-            match self.take_lease(id) {
-                Err(NetError::Exhausted { .. }) if self.wait_for_removal(seen, deadline) => {}
-                result => return result,
-            }
-        }
-    }
-
-    fn take_lease(&self, id: &SandboxId) -> Result<(Ipv4Addr, Subnet), NetError> {
-        let subnets = self.subnets();
-        let current = subnets.current();
-        Ok((self.leases.take(&current, &subnets.gateways(), id)?, current))
-    }
-
-    fn open_ports(&self, id: &SandboxId, openings: Vec<Opening>) -> Result<(), NetError> {
-        if openings.is_empty() {
-            return Ok(());
-        }
-        let mut ports = self.ports();
-        ports.check(id, &openings)?;
-        ports.insert(id, openings.clone());
-        forget_flows(&openings);
-        if let Err(error) = table::open(&self.config.bridge, &openings) {
-            // Somebody took the table away, or part of it; with it every other pod's ports.
-            tracing::warn!(%error, table = self.config.bridge, "the nftables table is not as it was made; making it anew");
-            let made = self.make_table(&ports);
-            if made.is_err() {
-                ports.forget(id);
-            }
-            return made;
-        }
-        Ok(())
-    }
-
-    fn close_ports(&self, id: &SandboxId) -> Result<(), NetError> {
-        let mut ports = self.ports();
-        let openings = ports.of(id).to_vec();
-        if openings.is_empty() {
-            return Ok(());
-        }
-        ports.forget(id);
-        match table::close(&self.config.bridge, &openings) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.make_table(&ports)?,
-            result => result.map_err(during("close host ports"))?,
-        }
-        forget_flows(&openings);
-        Ok(())
-    }
-
-    fn make_table(&self, ports: &Ports) -> Result<(), NetError> {
-        let name = &self.config.bridge;
-        table::make(name, self.subnets().all(), &ports.all()).map_err(during(&format!("make nftables table {name}")))
-    }
-
-    fn subnets(&self) -> MutexGuard<'_, Subnets> {
-        self.subnets.lock().expect("no panic while the subnets are held")
-    }
-
-    fn ports(&self) -> MutexGuard<'_, Ports> {
-        self.ports.lock().expect("no panic while the ports are held")
-    }
-}
-
-/// Ends the UDP flows to host ports that change hands.
-fn forget_flows(openings: &[Opening]) {
-    for opening in openings.iter().filter(|opening| opening.protocol == Protocol::Udp) {
-        if let Err(error) = conntrack::forget_udp(opening.host_port) {
-            tracing::warn!(%error, port = opening.host_port, "UDP flows to a host port may go on to the pod that had it");
-        }
-    }
-}
-
-/// Removes a bridge that no pod is on any more, and its table; nothing to do when they are gone.
-///
-/// # Errors
-/// [`NetError::Netlink`].
-pub fn remove_bridge(name: &str) -> Result<(), NetError> {
-    Netlink::open()
-        .and_then(|mut netlink| netlink.delete(name))
-        .and_then(|()| table::remove(name))
-        .map_err(during(&format!("remove {name}")))
-}
-
-/// Sets a switch of the host below `net.ipv4` that pods need, and says so once when that changes it.
-fn set_sysctl(name: &str, value: &str) -> Result<(), NetError> {
-    let path = Path::new("/proc/sys/net/ipv4").join(name);
-    let io = |action| {
-        let path = path.clone();
-        move |source| NetError::Io { action, path, source }
-    };
-    if fs::read_to_string(&path).map_err(io("read"))?.trim() != value {
-        fs::write(&path, value).map_err(io("write"))?;
-        tracing::info!("net.ipv4.{} is {value} now: pods need it", name.replace('/', "."));
-    }
-    Ok(())
-}
-
-/// The host end's name: follows from the id, so that it is found without a record.
-fn host_end(id: &SandboxId) -> String {
-    format!("inro{}", &id.as_str()[..11])
 }
 
 fn during(what: &str) -> impl Fn(io::Error) -> NetError + use<> {
@@ -490,13 +386,6 @@ fn during(what: &str) -> impl Fn(io::Error) -> NetError + use<> {
     }
 }
 
-/// How long a new pod waits for addresses of stopped ones.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// An IPv4 address as the kernel's messages have it.
-fn octets(address: Ipv4Addr) -> [u8; 4] {
-    address.octets()
-}
-
-#[cfg(test)]
-mod test;
+/// The groups whose processes may send echo requests without privileges: icmp(7).
+const PING_GROUPS: &str = "net.ipv4.ping_group_range";
+const ALL_GROUPS: &str = "0 2147483647";

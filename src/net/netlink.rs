@@ -1,8 +1,8 @@
-//! The ten or so messages of rtnetlink(7) that a bridge and its pods need, written by hand.
+//! The dozen messages of rtnetlink(7) that a bridge and its pods need, written by hand.
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::IpAddr,
     os::fd::{OwnedFd, RawFd},
     time::{Duration, Instant},
 };
@@ -14,10 +14,11 @@ use rustix::{
 };
 
 use super::{
+    bandwidth::Rate,
+    family::{Family, octets},
     message::{
         ACK, CREATE, DONE, DUMP, EXCL, Message, REQUEST, attributes, cut, framed, messages, socket, verdict, word,
     },
-    octets,
 };
 
 const NEWLINK: u16 = 16;
@@ -27,7 +28,9 @@ const NEWROUTE: u16 = 24;
 const GETLINK: u16 = 18;
 const SETLINK: u16 = 19;
 const GETADDR: u16 = 22;
+const NEWQDISC: u16 = 36;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
@@ -43,13 +46,20 @@ const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
 const PERMANENT: u32 = 0x80;
+const NODAD: u32 = 0x02;
 const RTA_GATEWAY: u16 = 5;
 const RTA_OIF: u16 = 4;
+const TC_H_ROOT: u32 = u32::MAX;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_TBF_PARMS: u16 = 1;
+const TCA_TBF_RATE64: u16 = 4;
+const TCA_TBF_BURST: u16 = 6;
+const LINKLAYER_ETHERNET: u8 = 1;
 const UP: u32 = 1;
 const LOOPBACK: u32 = 1;
 /// Multicast group of what happens to interfaces, as a bit of the address.
 const RTMGRP_LINK: u32 = 1;
-const INET: u8 = 2;
 const BRIDGE: u8 = 7;
 
 /// A route socket: what is asked of it is done in the network namespace that it was opened in.
@@ -74,16 +84,18 @@ impl Netlink {
         Ok(name_to_index(&self.socket, name)?)
     }
 
-    /// Makes a bridge; one that is there is kept.
-    pub fn bridge(&mut self, name: &str) -> io::Result<()> {
+    /// Makes a bridge; one that is there is kept. A bridge without a hardware address of its own takes that of one of its
+    /// ports, and another one when that port goes: its neighbours would ask for it anew with every pod.
+    pub fn bridge(&mut self, name: &str, hardware: [u8; 6]) -> io::Result<()> {
         let mut message = link(0, 0);
         message.text(IFLA_IFNAME, name);
+        message.raw(IFLA_ADDRESS, &hardware);
         message.nest(IFLA_LINKINFO, |info| info.text(INFO_KIND, "bridge"));
         existing(self.send(NEWLINK, CREATE | EXCL, message))
     }
 
     /// Makes a pair: `host`, up and on the bridge, and `peer` in another namespace. One message does all of it.
-    pub fn veth(&mut self, host: &str, peer: &str, netns: RawFd, bridge: u32, mtu: u32) -> io::Result<()> {
+    pub fn veth(&mut self, host: &str, peer: &Peer<'_>, bridge: u32, mtu: u32) -> io::Result<()> {
         let mut message = link(0, UP);
         message.text(IFLA_IFNAME, host);
         message.number(IFLA_MASTER, bridge);
@@ -96,8 +108,9 @@ impl Netlink {
                 data.nest(VETH_INFO_PEER, |inner| {
                     // Without IFF_UP: the peer's peer is not there yet (ENOTCONN).
                     inner.bytes.extend(link_header(0, 0));
-                    inner.text(IFLA_IFNAME, peer);
-                    inner.number(IFLA_NET_NS_FD, netns.cast_unsigned());
+                    inner.text(IFLA_IFNAME, peer.name);
+                    inner.raw(IFLA_ADDRESS, &peer.hardware);
+                    inner.number(IFLA_NET_NS_FD, peer.netns.cast_unsigned());
                     if mtu != 0 {
                         inner.number(IFLA_MTU, mtu);
                     }
@@ -127,31 +140,58 @@ impl Netlink {
         self.up(LOOPBACK)
     }
 
-    /// Brings up the loopback interface of a new namespace and `index`, with its address and the way out through `gateway`:
-    /// one datagram for all.
-    pub fn furnish(&mut self, index: u32, address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) -> io::Result<()> {
-        self.send_all(vec![
-            (NEWLINK, 0, link(LOOPBACK, UP)),
-            (NEWADDR, CREATE | EXCL, own_address(index, address, prefix)),
-            (NEWLINK, 0, link(index, UP)),
-            (NEWROUTE, CREATE | EXCL, default_route(index, gateway)),
-        ])
+    /// Brings up the loopback interface of a new namespace and `index`, with its addresses and the ways out through their
+    /// gateways: one datagram for all.
+    pub fn furnish(&mut self, index: u32, places: &[Place]) -> io::Result<()> {
+        let addresses = places.iter().map(|place| {
+            let message = own_address(index, place.address, place.prefix);
+            (NEWADDR, CREATE | EXCL, message)
+        });
+        let routes = places
+            .iter()
+            .map(|place| (NEWROUTE, CREATE | EXCL, default_route(index, place.gateway)));
+        let mut steps = vec![(NEWLINK, 0, link(LOOPBACK, UP))];
+        steps.extend(addresses);
+        steps.push((NEWLINK, 0, link(index, UP)));
+        steps.extend(routes);
+        self.send_all(steps)
     }
 
     /// Adds an address; one that is there is kept.
-    pub fn address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+    pub fn address(&mut self, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
         existing(self.send(NEWADDR, CREATE | EXCL, own_address(index, address, prefix)))
     }
 
-    /// Whether an interface is up.
-    pub fn is_up(&mut self, index: u32) -> io::Result<bool> {
+    /// Lets an interface send no faster than `rate`: a token bucket filter in place of its queue. Source: tc-tbf(8).
+    ///
+    /// # Errors
+    /// `ENOENT` where the kernel has none (`sch_tbf`).
+    pub fn slow_down(&mut self, index: u32, rate: Rate) -> io::Result<()> {
+        // `struct tcmsg`: family and padding, the interface, no handle, at the root.
+        let mut bytes = vec![0; 4];
+        bytes.extend(index.to_ne_bytes());
+        bytes.extend(0_u32.to_ne_bytes());
+        bytes.extend(TC_H_ROOT.to_ne_bytes());
+        bytes.extend(0_u32.to_ne_bytes());
+        let mut message = Message { bytes };
+        message.text(TCA_KIND, "tbf");
+        message.nest(TCA_OPTIONS, |options| {
+            options.raw(TCA_TBF_PARMS, &token_bucket(rate));
+            options.raw(TCA_TBF_RATE64, &rate.bytes_a_second().to_ne_bytes());
+            options.number(TCA_TBF_BURST, rate.bytes_at_once());
+        });
+        self.send(NEWQDISC, CREATE | EXCL, message)
+    }
+
+    /// An interface as it is now.
+    pub fn link(&mut self, index: u32) -> io::Result<Link> {
         self.sequence += 1;
         let bytes = framed(GETLINK, REQUEST, self.sequence, &link_header(index, 0));
         sendto(&self.socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
         let answer = self.receive()?;
         let mut messages = messages(&answer);
         match messages.next() {
-            Some((NEWLINK, body)) => word(body, 8).map(|flags| flags & UP != 0).ok_or_else(cut),
+            Some((NEWLINK, body)) => Link::parse(body).ok_or_else(cut),
             _ => Err(verdict(&answer)?.1.err().unwrap_or_else(cut)),
         }
     }
@@ -294,6 +334,39 @@ impl Departures {
     }
 }
 
+/// An end of a pair to be made in another namespace.
+pub struct Peer<'a> {
+    pub name: &'a str,
+    pub netns: RawFd,
+    pub hardware: [u8; 6],
+}
+
+/// Where an interface is in a subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub address: IpAddr,
+    pub prefix: u8,
+    pub gateway: IpAddr,
+}
+
+/// What an interface is like.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    pub up: bool,
+    pub mtu: u32,
+}
+
+impl Link {
+    /// From `struct ifinfomsg` and what follows.
+    fn parse(body: &[u8]) -> Option<Self> {
+        let mtu = attributes(body.get(16..)?).find(|(kind, _)| *kind == IFLA_MTU);
+        Some(Self {
+            up: word(body, 8)? & UP != 0,
+            mtu: word(mtu?.1, 0)?,
+        })
+    }
+}
+
 /// An address of an interface, as the kernel tells and takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
@@ -348,23 +421,39 @@ fn link_header(index: u32, flags: u32) -> Vec<u8> {
     bytes
 }
 
-fn own_address(index: u32, address: Ipv4Addr, prefix: u8) -> Message {
-    let mut bytes = vec![INET, prefix, 0, 0];
+fn own_address(index: u32, address: IpAddr, prefix: u8) -> Message {
+    let mut bytes = vec![Family::of(address).number(), prefix, 0, 0];
     bytes.extend(index.to_ne_bytes());
     let mut message = Message { bytes };
     message.raw(IFA_LOCAL, &octets(address));
     message.raw(IFA_ADDRESS, &octets(address));
+    if address.is_ipv6() {
+        // Nobody else is given it, so nobody need be asked for a second whether they have it (RFC 4862, 5.4).
+        message.number(IFA_FLAGS, NODAD);
+    }
     message
 }
 
-fn default_route(index: u32, gateway: Ipv4Addr) -> Message {
+fn default_route(index: u32, gateway: IpAddr) -> Message {
     // Main table, protocol "boot", scope "universe", type "unicast", no flags.
     let mut message = Message {
-        bytes: vec![INET, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0],
+        bytes: vec![Family::of(gateway).number(), 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0],
     };
     message.raw(RTA_GATEWAY, &octets(gateway));
     message.number(RTA_OIF, index);
     message
+}
+
+/// `struct tc_tbf_qopt`: rate, no peak rate, the bytes that wait at most, and no times, which follow from the rest.
+fn token_bucket(rate: Rate) -> Vec<u8> {
+    // `struct tc_ratespec` of Ethernet; what does not fit is in an attribute of its own.
+    let mut bytes = vec![0, LINKLAYER_ETHERNET, 0, 0, 0, 0, 0, 0];
+    let slow = u32::try_from(rate.bytes_a_second()).unwrap_or(u32::MAX);
+    bytes.extend(slow.to_ne_bytes());
+    bytes.extend([0; 12]);
+    bytes.extend(rate.bytes_waiting().to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes
 }
 
 fn link(index: u32, flags: u32) -> Message {

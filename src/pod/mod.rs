@@ -281,8 +281,10 @@ impl Pods {
     }
 
     /// Whether pods can get addresses.
-    pub fn network_ready(&self) -> bool {
-        self.inner.with.network.ready()
+    pub async fn network_ready(&self) -> Result<(), String> {
+        let network = self.inner.with.network.clone();
+        let asked = tokio::task::spawn_blocking(move || network.ready()).await;
+        asked.unwrap_or_else(|error| Err(error.to_string()))
     }
 }
 

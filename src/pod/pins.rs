@@ -6,17 +6,25 @@ use std::{
     ffi::CString,
     fs::{self, File},
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::{
+    fs::{FsWord, statfs},
+    mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount},
+};
 
 use super::PodError;
 use crate::zygote::PodNamespaces;
 
 /// Names of the pinned namespaces, as in /proc/PID/ns; those that others belong to first.
 const KINDS: [&str; 4] = ["user", "net", "ipc", "uts"];
+/// The file system of namespaces. Source: linux/magic.h.
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
 /// Size of a pod's /dev/shm, as both peers have it.
 const SHM: &str = "mode=1777,size=64m";
 
@@ -36,6 +44,11 @@ pub fn pin_namespaces(folder: &Path, namespaces: &PodNamespaces) -> Result<(), P
             .map_err(|errno| io_error("pin the namespace at", &target, errno.into()))?;
     }
     Ok(())
+}
+
+/// Where a sandbox's network namespace is pinned.
+pub fn network(folder: &Path) -> PathBuf {
+    folder.join("ns/net")
 }
 
 /// Opens the pinned namespaces again; those that the pod shares with the host are absent.
@@ -58,6 +71,18 @@ pub fn open_namespaces(folder: &Path) -> Result<PodNamespaces, PodError> {
         uts: open("uts")?,
         route: None,
     })
+}
+
+/// Whether all that was pinned still is: a stop takes the mounts away and leaves the files.
+pub fn are_whole(folder: &Path) -> bool {
+    let on_device = |path: &Path| fs::metadata(path).map(|found| found.dev());
+    let lost = |kind: &str| statfs(folder.join("ns").join(kind)).is_ok_and(|pin| pin.f_type != NSFS_MAGIC);
+    let shm_lost = match (on_device(&folder.join("shm")), on_device(folder)) {
+        (Ok(shm), Ok(around)) => shm == around,
+        // A pod that shares the host's has none.
+        _ => false,
+    };
+    !shm_lost && !KINDS.iter().any(|kind| lost(kind))
 }
 
 /// Mounts the pod's /dev/shm at `<folder>/shm`, for the pod's root as the host counts.
@@ -126,8 +151,15 @@ mod test {
         .unwrap();
         mount_shm(dir.path(), (0, 0)).unwrap();
         assert_eq!(mounts(), before + 3);
+        assert!(are_whole(dir.path()));
         let again = open_namespaces(dir.path()).unwrap();
         assert!(again.net.is_some() && again.ipc.is_none() && again.uts.is_some());
+        unmount(dir.path().join("shm"), UnmountFlags::DETACH).unwrap();
+        assert!(!are_whole(dir.path()), "without shared memory");
+        fs::remove_dir(dir.path().join("shm")).unwrap();
+        assert!(are_whole(dir.path()), "with the host's shared memory");
+        unmount(dir.path().join("ns/uts"), UnmountFlags::DETACH).unwrap();
+        assert!(!are_whole(dir.path()), "without a namespace");
         unpin(dir.path()).unwrap();
         unpin(dir.path()).unwrap();
         assert_eq!(mounts(), before);

@@ -1,11 +1,12 @@
 //! What a starting daemon finds: for each folder its plan is taken up again or undone. Nothing is searched for.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use super::{
     Inner, PodError, Pods,
     create::init_exe,
     index::{Container, Sandbox},
+    pins,
     records::{
         ContainerChanges, ContainerPlan, ContainerSpec, ContainerStatus, SandboxChanges, SandboxPlan, SandboxStatus,
     },
@@ -66,7 +67,8 @@ impl Inner {
             self.discard(folder);
             return Ok(());
         };
-        if plan.boot_id != self.boot_id && status.state == SandboxState::Ready {
+        let ended = plan.boot_id != self.boot_id || is_cut_off(&status, folder);
+        if ended && status.state == SandboxState::Ready {
             self.tear_down_sandbox(&plan, folder);
             status = SandboxStatus {
                 state: SandboxState::NotReady,
@@ -133,12 +135,20 @@ impl Inner {
         all.into_iter()
             .filter(|view| view.state == SandboxState::Ready)
             .map(|view| LivePod {
+                netns: pins::network(self.sandboxes.folder(view.id.as_str()).path()),
                 id: view.id,
                 ips: view.ips,
                 port_mappings: view.config.port_mappings.clone(),
             })
             .collect()
     }
+}
+
+/// Whether a stop was cut off before it was on record: it may have taken away the reaper, or some of the namespaces. Its
+/// client was not told, and asks again if it still wants it; nobody can make a container in such a pod.
+fn is_cut_off(status: &SandboxStatus, folder: &Folder) -> bool {
+    let is_dead = |reaper: u32| !Path::new("/proc").join(reaper.to_string()).exists();
+    status.reaper.is_some_and(is_dead) || !pins::are_whole(folder.path())
 }
 
 fn was_started(spec: &ContainerSpec) -> bool {

@@ -18,6 +18,7 @@ use crate::{
     model::{
         NamespaceMode, Resources, SandboxConfig, SandboxId, SandboxState, Stages, Stopwatch, Timestamp, UserNamespace,
     },
+    net::{Inside, Network, Reservation, Way},
     spec,
     store::{Folder, Name},
     zygote::{CgroupJoin, Hold, NamespacesRequest, PodInitRequest, PodNamespaces},
@@ -90,14 +91,24 @@ impl Inner {
         folder: &Folder,
         mut watch: Stopwatch,
     ) -> Result<(SandboxStatus, Stages), PodError> {
+        let network = &self.with.network;
+        let way = match plan.config.namespaces.network {
+            NamespaceMode::Node => None,
+            _ => Some(in_place(|| network.way(&plan.config.runtime_handler))?),
+        };
+        let mut wanted = namespaces_wanted(&plan.config);
+        if let Some(way) = &way {
+            wanted.defaults = network.sysctls(way, &plan.config);
+        }
         // At the same time: new namespaces are nowhere but in their descriptors, so they need no plan.
         let (namespaces, prepared) = tokio::join!(
-            self.with.zygote.namespaces(namespaces_wanted(&plan.config)),
-            prepare(plan.clone(), folder.clone())
+            self.with.zygote.namespaces(wanted),
+            prepare(plan.clone(), folder.clone(), network.clone(), way)
         );
-        prepared?;
+        let reserved = prepared?;
         watch.lap("namespaces and files");
-        let (namespaces, ips) = self.furnish(plan, folder, namespaces?).await?;
+        let mut namespaces = namespaces?;
+        let ips = in_place(|| self.furnish(plan, folder, reserved, &mut namespaces))?;
         watch.lap("network");
         let reaper = self.start_reaper(plan, folder, &namespaces).await?;
         let status = SandboxStatus {
@@ -111,22 +122,26 @@ impl Inner {
     }
 
     /// Pins the namespaces and attaches the network.
-    async fn furnish(
+    fn furnish(
         &self,
         plan: &SandboxPlan,
         folder: &Folder,
-        mut namespaces: PodNamespaces,
-    ) -> Result<(PodNamespaces, Vec<std::net::IpAddr>), PodError> {
-        let (network, plan, folder) = (self.with.network.clone(), plan.clone(), folder.clone());
-        blocking(move || {
-            pins::pin_namespaces(folder.path(), &namespaces)?;
-            let ips = match (&namespaces.net, namespaces.route.take()) {
-                (Some(netns), Some(route)) => network.attach(&plan.id, netns.as_fd(), route, &plan.config)?.ips,
-                _ => Vec::new(),
-            };
-            Ok::<_, PodError>((namespaces, ips))
-        })
-        .await
+        reserved: Option<Reservation>,
+        namespaces: &mut PodNamespaces,
+    ) -> Result<Vec<std::net::IpAddr>, PodError> {
+        pins::pin_namespaces(folder.path(), namespaces)?;
+        match (&namespaces.net, namespaces.route.take(), reserved) {
+            (Some(netns), Some(route), Some(reserved)) => {
+                let inside = Inside {
+                    netns: netns.as_fd(),
+                    path: &pins::network(folder.path()),
+                    route,
+                    cgroup: &plan.config.cgroup_parent,
+                };
+                Ok(self.with.network.attach(&plan.id, reserved, inside, &plan.config)?.ips)
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Pid 1 of a PID namespace that the pod's containers share.
@@ -226,18 +241,25 @@ fn namespaces_wanted(config: &SandboxConfig) -> NamespacesRequest {
     }
 }
 
-/// Writes the plan, and then makes what needs no namespace: the shared memory and the pod's files.
-async fn prepare(plan: SandboxPlan, folder: Folder) -> Result<(), PodError> {
+/// Writes the plan, and then makes what needs no namespace: the pod's addresses, its shared memory and its files.
+async fn prepare(
+    plan: SandboxPlan,
+    folder: Folder,
+    network: Network,
+    way: Option<Way>,
+) -> Result<Option<Reservation>, PodError> {
     let namespaces = &plan.config.namespaces;
     let root = namespaces.user.as_ref().map_or((0, 0), UserNamespace::root);
     let own_ipc = namespaces.ipc != NamespaceMode::Node;
     blocking(move || {
         folder.create()?;
         folder.write(Name::Plan, &plan)?;
+        let reserved = way.map(|way| network.reserve(&plan.id, way)).transpose()?;
         if own_ipc {
             pins::mount_shm(folder.path(), root)?;
         }
-        write_files(folder.path(), &plan.config, root)
+        write_files(folder.path(), &plan.config, root)?;
+        Ok::<_, PodError>(reserved)
     })
     .await
 }

@@ -22,7 +22,10 @@ impl Inner {
     /// the next stop, removal or start.
     pub(super) fn tear_down_sandbox(&self, plan: &SandboxPlan, folder: &Folder) -> bool {
         block_in_place(|| {
+            self.with.network.release(&plan.id, &pins::network(folder.path()));
             let steps = [
+                // First: a start that finds no pins knows that a stop was cut off.
+                ("unpin the namespaces", pins::unpin(folder.path())),
                 (
                     "remove the reaper's cgroup",
                     match &plan.cgroup {
@@ -30,7 +33,6 @@ impl Inner {
                         None => Ok(()),
                     },
                 ),
-                ("unpin the namespaces", pins::unpin(folder.path())),
                 // When the interface goes already.
                 (
                     "detach the network",

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs critest against a private daemon and a private registry, or against a daemon that runs already.
 
-    tests/critest/run.py [--benchmark] [--parallel N] [--websocket] [--focus REGEXP] [--inro FILE | --endpoint URL] [--keep]
+    tests/critest/run.py [--benchmark] [--parallel N] [--websocket] [--plugins] [--focus REGEXP] [--inro FILE | --endpoint URL] [--keep]
 
 All specs but the benchmarks, unless told otherwise. Prints each failure with its message, what critest skipped and why,
 and, at the end, `N passed, N failed, N skipped`.
@@ -20,6 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 from servers import IMAGES, INRO, TOOLS, start_inro, start_registry  # noqa: E402
 
+BRIDGE = "inrocritest0"
 # The reference of one spec carries the digest of an image that cannot be made again.
 PINNED = b"9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
 
@@ -27,11 +28,13 @@ PINNED = b"9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
 def main():
     arguments = parse_arguments()
     work = tempfile.mkdtemp(prefix="critest-")
-    processes = []
+    processes, tables = [], nft_tables()
     try:
         endpoint = arguments.endpoint
         if not endpoint:
             processes.append(start_registry(work))
+            if arguments.plugins:
+                write_network(work)
             processes.append(start_inro(arguments.inro, work, f"{work}/hosts"))
             endpoint = f"unix://{work}/cri.sock"
         report = run_critest(work, endpoint, arguments)
@@ -40,12 +43,32 @@ def main():
         for process in reversed(processes):
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=20)
+        if arguments.plugins:
+            # What plugins make for good.
+            subprocess.run(["ip", "link", "delete", BRIDGE], check=False)
+            for table in nft_tables() - tables:
+                subprocess.run(["nft", "delete", *table.split()], check=False)
         if arguments.keep:
             print(f"critest: kept {work}")
         else:
             shutil.rmtree(work, ignore_errors=True)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     sys.exit(1 if failed else 0)
+
+
+def write_network(work):
+    """A network of Debian's plugins."""
+    addresses = {"type": "host-local", "dataDir": f"{work}/addresses", "ranges": [[{"subnet": "10.98.0.0/16"}]],
+                 "routes": [{"dst": "0.0.0.0/0"}]}
+    bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipMasq": True, "hairpinMode": True, "ipam": addresses}
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    os.mkdir(f"{work}/net.d")
+    with open(f"{work}/net.d/10-critest.conflist", "w") as file:
+        json.dump({"cniVersion": "1.0.0", "name": "critest", "plugins": [bridge, portmap]}, file)
+
+
+def nft_tables():
+    return set(subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout.splitlines())
 
 
 def parse_arguments():
@@ -55,6 +78,7 @@ def parse_arguments():
     parser.add_argument("--inro", default=INRO)
     parser.add_argument("--keep", action="store_true", help="leave logs and report behind")
     parser.add_argument("--websocket", action="store_true", help="stream over WebSocket instead of SPDY")
+    parser.add_argument("--plugins", action="store_true", help="pods on a network of CNI plugins instead of the built-in one")
     parser.add_argument("--focus", help="a regexp that the specs' names match")
     parser.add_argument("--endpoint", help="a daemon that runs already, with the tests' registry behind it")
     return parser.parse_args()

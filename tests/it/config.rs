@@ -41,6 +41,30 @@ fn unknown_keys_are_named_with_their_file() {
 }
 
 #[test]
+fn a_network_that_cannot_be_is_refused_by_its_key() {
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    for (text, parts) in [
+        ("subnet = \"10.0.0.0\"", ["net.subnet", "\"10.0.0.0\""]),
+        ("subnet = \"10.0.0.0/16,10.1.0.0/16\"", ["net.subnet", "one family"]),
+        (
+            "no_masquerade = [\"10.0.0.0/40\"]",
+            ["net.no_masquerade", "\"10.0.0.0/40\""],
+        ),
+        (
+            "default_sysctls = { \"kernel.panic\" = \"1\" }",
+            ["net.default_sysctls", "\"kernel.panic\""],
+        ),
+        ("bridge = \"a/b\"", ["net.bridge", "\"a/b\""]),
+    ] {
+        fs::write(dir.path().join("config.toml"), format!("[net]\n{text}\n")).expect("config.toml");
+        let output = serve(dir.path());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && output.status.code() != Some(124), "{told}");
+        assert!(parts.iter().all(|part| told.contains(part)), "{text}: {told}");
+    }
+}
+
+#[test]
 fn a_full_disk_is_told_with_the_file_that_had_no_room() {
     let dir = tempfile::tempdir().expect("a scratch folder");
     fs::write(dir.path().join("config.toml"), "").expect("config.toml");

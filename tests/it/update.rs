@@ -373,7 +373,7 @@ fn the_kubelets_subnet_is_for_new_pods() {
         "nonsense",
         "10.86.3.0/64",
         "10.86.3.0/24,10.86.4.0/24",
-        "fd00:86::/64",
+        "fd00:86::/32",
     ] {
         let refused = set(&node, bad).expect_err(bad);
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
@@ -387,4 +387,7 @@ fn the_kubelets_subnet_is_for_new_pods() {
     assert_eq!(ip(&old), before);
     let third = node.pod(own_network);
     assert!(ip(&third).starts_with("10.86.3."), "after a restart: {}", ip(&third));
+    set(&node, "fd00:87::/64").expect("a cluster of IPv6 only");
+    let sixth = node.pod(own_network);
+    assert!(ip(&sixth).starts_with("fd00:87::"), "{}", ip(&sixth));
 }

@@ -47,7 +47,7 @@ main() {
 }
 
 unit() {
-    /run/unit --test-threads=1 cgroup:: sys::bpf
+    /run/unit --test-threads=1 cgroup:: sys::bpf an_sctp_port
 }
 
 integration() {

@@ -4,18 +4,19 @@ use std::{
     fs::{self, File},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::eventually;
+use super::{Netns, eventually};
 
 /// `inro serve` with its folders under one scratch folder.
 pub struct Daemon {
     child: Child,
     dir: PathBuf,
+    netns: Option<Netns>,
 }
 
 /// The binary under test: what `tests/run` built, or what cargo built for this test.
@@ -26,9 +27,15 @@ pub fn inro() -> PathBuf {
 impl Daemon {
     /// Starts a daemon with `dir/config.toml` and waits until it accepts connections.
     pub fn start(dir: &Path) -> Daemon {
+        Daemon::start_in(None, dir)
+    }
+
+    /// The same in a network namespace, in which all that come after it are too.
+    pub fn start_in(netns: Option<Netns>, dir: &Path) -> Daemon {
         let mut daemon = Daemon {
-            child: spawn(dir),
+            child: spawn(netns.as_ref(), dir),
             dir: dir.into(),
+            netns,
         };
         daemon.wait_ready();
         daemon
@@ -69,9 +76,14 @@ impl Daemon {
     /// Starts it again after its end; the time until it accepted a connection.
     pub fn restart(&mut self) -> Duration {
         let start = Instant::now();
-        self.child = spawn(&self.dir);
+        self.begin();
         self.wait_ready();
         start.elapsed()
+    }
+
+    /// Starts it again and does not wait.
+    pub fn begin(&mut self) {
+        self.child = spawn(self.netns.as_ref(), &self.dir);
     }
 
     fn wait_ready(&mut self) {
@@ -100,23 +112,32 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
+fn spawn(netns: Option<&Netns>, dir: &Path) -> Child {
+    let mut command = Command::new(inro());
+    command.stdin(Stdio::null());
+    spawn_as(command, netns, dir)
+}
+
+fn spawn_as(mut command: Command, netns: Option<&Netns>, dir: &Path) -> Child {
     let log = File::options()
         .append(true)
         .create(true)
         .open(dir.join("inro.log"))
         .expect("inro.log");
-    Command::new(inro())
+    command
         .arg("serve")
         .args([Path::new("--config"), &dir.join("config.toml")])
         .args([Path::new("--root"), &dir.join("root")])
         .args([Path::new("--state"), &dir.join("state")])
         .args(["--listen", &format!("unix://{}/inro.sock", dir.display())])
-        .stdin(std::process::Stdio::null())
         .stdout(log.try_clone().expect("log"))
-        .stderr(log)
-        .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}", inro().display()))
+        .stderr(log);
+    // A child is where the thread is that makes it.
+    let child = match netns {
+        Some(netns) => netns.within(|| command.spawn()),
+        None => command.spawn(),
+    };
+    child.unwrap_or_else(|error| panic!("{}: {error}", inro().display()))
 }
 
 /// Sends a signal to one process that this test started.

@@ -2,7 +2,8 @@
 //!
 //! Two comparisons. With the daemon still running and its pods removed: its descriptors by kind, its children and
 //! zombies, the files of its run folder, the addresses of pods. After it ended: the host's mounts (pinned namespaces are
-//! mounts), links, nftables' tables, processes of ours, and every cgroup below the test's parent.
+//! mounts), links, nftables' tables, processes of ours, and every cgroup below the test's parent. A node that is in a
+//! network namespace has the links and tables of that one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,11 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Daemon, Driver, patience};
+use super::{Daemon, Driver, Netns, SCRATCH, patience};
 
 /// What was there before.
 pub struct Ledger {
     host: Host,
+    netns: Option<Netns>,
     cgroup: String,
     serving: Option<Serving>,
 }
@@ -42,12 +44,13 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 impl Ledger {
     /// Notes the host and makes the cgroup of the test `name` in every hierarchy.
-    pub fn open(dir: &Path, name: &str) -> Ledger {
+    pub fn open(dir: &Path, name: &str, netns: Option<Netns>) -> Ledger {
         let driver = Driver::of_tests();
         let cgroup = driver.parent(name);
         driver.make(&cgroup);
         Ledger {
-            host: Host::now(dir, &cgroup),
+            host: Host::now(dir, &cgroup, netns.as_ref()),
+            netns,
             cgroup,
             serving: None,
         }
@@ -74,7 +77,7 @@ impl Ledger {
             leaks.push(format!("the daemon ended with {status}"));
         }
         leaks.extend(until_empty(|| {
-            let mut leaks = self.host.missed(&Host::now(dir, &self.cgroup));
+            let mut leaks = self.host.missed(&Host::now(dir, &self.cgroup, self.netns.as_ref()));
             leaks.extend(
                 cgroups(&self.cgroup)
                     .into_iter()
@@ -130,6 +133,7 @@ impl Serving {
         }
         walk(&dir.join("state"), &mut serving.files);
         walk(&dir.join("root/net/leases"), &mut serving.files);
+        walk(&dir.join("root/net/attachments"), &mut serving.files);
         serving
     }
 
@@ -156,11 +160,15 @@ impl Serving {
 }
 
 impl Host {
-    fn now(dir: &Path, cgroup: &str) -> Host {
+    fn now(dir: &Path, cgroup: &str, netns: Option<&Netns>) -> Host {
+        let (links, tables) = match netns {
+            Some(netns) => netns.within(|| (links(), tables())),
+            None => (links(), tables()),
+        };
         Host {
-            mounts: mounts(),
-            links: links(),
-            tables: tables(),
+            mounts: mounts(dir),
+            links,
+            tables,
             processes: ours(dir, cgroup),
         }
     }
@@ -195,24 +203,30 @@ fn until_empty(mut look: impl FnMut() -> Vec<String>) -> Vec<String> {
     }
 }
 
-/// Mount point, type and source of every mount of this mount namespace.
-fn mounts() -> BTreeSet<String> {
+/// Mount point, type and source of every mount of this mount namespace but those of other nodes, which may still have
+/// pods.
+fn mounts(dir: &Path) -> BTreeSet<String> {
+    let others = dir.with_file_name(SCRATCH).display().to_string();
     let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     table
         .lines()
         .filter_map(|line| {
             let (fields, kind) = line.split_once(" - ")?;
             let fields: Vec<_> = fields.split(' ').collect();
-            Some(format!("{} of {} ({kind})", fields.get(4)?, fields.get(3)?))
+            let target = *fields.get(4)?;
+            let own = !target.starts_with(&others) || Path::new(target).starts_with(dir);
+            own.then(|| format!("{target} of {} ({kind})", fields[3]))
         })
         .collect()
 }
 
-fn links() -> BTreeSet<String> {
-    let names = fs::read_dir("/sys/class/net").expect("/sys/class/net").flatten();
+/// Those of the calling thread's network namespace.
+pub(super) fn links() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").expect("interfaces");
+    let names = table.lines().skip(2).filter_map(|line| line.split_once(':'));
     // One bridge and one table stay for the next daemon: they belong to the node, not to a pod.
     names
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .map(|(name, _)| name.trim().to_owned())
         .filter(|name| name != "inro0")
         .collect()
 }
@@ -257,6 +271,14 @@ fn ours(dir: &Path, cgroup: &str) -> BTreeSet<(u32, String)> {
 
 /// Dead descendants of `root` that nobody waited for.
 fn zombies(root: u32) -> Vec<(u32, String)> {
+    let all = family(root).into_iter();
+    all.filter(|(_, _, dead)| *dead)
+        .map(|(pid, name, _)| (pid, name))
+        .collect()
+}
+
+/// Descendants of `root`: number, name, and whether it is dead.
+fn family(root: u32) -> Vec<(u32, String, bool)> {
     let mut children = BTreeMap::<u32, Vec<(u32, String, bool)>>::new();
     for pid in processes() {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -273,11 +295,9 @@ fn zombies(root: u32) -> Vec<(u32, String)> {
     }
     let (mut found, mut todo) = (Vec::new(), vec![root]);
     while let Some(parent) = todo.pop() {
-        for (pid, name, dead) in children.remove(&parent).unwrap_or_default() {
-            todo.push(pid);
-            if dead {
-                found.push((pid, name));
-            }
+        for child in children.remove(&parent).unwrap_or_default() {
+            todo.push(child.0);
+            found.push(child);
         }
     }
     found

@@ -8,13 +8,14 @@ mod daemon;
 mod driver;
 pub mod http;
 mod ledger;
+mod netns;
 mod pod;
 pub mod registry;
 pub mod websocket;
 
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{Mutex, MutexGuard, OnceLock},
@@ -28,6 +29,7 @@ pub use cri::{Cri, EventStream, v1};
 pub use daemon::{Daemon, inro, signal};
 pub use driver::Driver;
 pub use ledger::{Ledger, hierarchies};
+pub use netns::Netns;
 pub use pod::{Container, FIRST_ID, Pod, mapped, namespaces, own_network, own_users};
 use registry::Registry;
 
@@ -38,9 +40,13 @@ pub struct Node {
     registry: OnceLock<Registry>,
     ledger: Ledger,
     dir: TempDir,
-    /// Tests look at the whole host, so one runs at a time.
-    _alone: MutexGuard<'static, ()>,
+    netns: Option<Netns>,
+    /// Tests look at the whole host, so one runs at a time. A node beside another has that one's.
+    _alone: Option<MutexGuard<'static, ()>>,
 }
+
+/// How the names of nodes' folders begin.
+const SCRATCH: &str = "inro-it-";
 
 impl Node {
     /// A running daemon with an empty configuration but for the registry.
@@ -50,22 +56,38 @@ impl Node {
 
     /// The same with `extra` lines of TOML after the generated ones.
     pub fn with_config(extra: &str) -> Node {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        Node::make(None, extra, Some(alone()))
+    }
+
+    /// The same in a network namespace.
+    pub fn within(netns: &Netns, extra: &str) -> Node {
+        Node::make(Some(netns.clone()), extra, Some(alone()))
+    }
+
+    /// Another node for the same test, which has to be dropped before this one, as what is declared later is.
+    pub fn beside(&self, netns: &Netns, extra: &str) -> Node {
+        Node::make(Some(netns.clone()), extra, None)
+    }
+
+    fn make(netns: Option<Netns>, extra: &str, alone: Option<MutexGuard<'static, ()>>) -> Node {
         let dir = tempfile::Builder::new()
-            .prefix("inro-it-")
+            .prefix(SCRATCH)
             .tempdir()
             .expect("a scratch folder");
         let name = dir.path().file_name().expect("a name").to_string_lossy().into_owned();
-        let mut ledger = Ledger::open(dir.path(), &name);
+        let mut ledger = Ledger::open(dir.path(), &name, netns.clone());
         fs::create_dir_all(dir.path().join("hosts")).expect("hosts folder");
         let driver = Driver::of_tests().config();
-        let config = format!(
-            "[image]\nhosts_dir = \"{}/hosts\"\n{driver}{extra}",
-            dir.path().display()
-        );
+        let place = dir.path().display();
+        // What the machine has in /etc/cni is not the tests'.
+        let plugins = match extra.contains("[net.cni]") {
+            true => String::new(),
+            false => format!("[net.cni]\nconf_dir = \"{place}/net.d\"\n"),
+        };
+        let image = format!("hosts_dir = \"{place}/hosts\"\n");
+        let config = format!("{plugins}{driver}[image]\n{image}{extra}");
         fs::write(dir.path().join("config.toml"), config).expect("config.toml");
-        let daemon = Daemon::start(dir.path());
+        let daemon = Daemon::start_in(netns.clone(), dir.path());
         let cri = Cri::new(&daemon.socket());
         ledger.daemon_started(daemon.pid(), dir.path());
         Node {
@@ -74,6 +96,7 @@ impl Node {
             registry: OnceLock::new(),
             ledger,
             dir,
+            netns,
             _alone: alone,
         }
     }
@@ -102,7 +125,11 @@ impl Node {
     /// The registry behind every public name; started when first asked for.
     pub fn registry(&self) -> &Registry {
         self.registry.get_or_init(|| {
-            let registry = Registry::start(&self.dir().join("registry"));
+            let start = || Registry::start(&self.dir().join("registry"));
+            let registry = match &self.netns {
+                Some(netns) => netns.within(start),
+                None => start(),
+            };
             for host in ["docker.io", "registry.k8s.io", "k8s.gcr.io", "gcr.io", "quay.io"] {
                 registry.serve_as(host, &self.dir().join("hosts"));
             }
@@ -156,8 +183,21 @@ impl Node {
     }
 
     pub fn try_pod(&self, edit: impl FnOnce(&mut v1::PodSandboxConfig)) -> Result<Pod, tonic::Status> {
-        let logs = self.dir().join("logs");
-        Pod::run(&self.cri, &self.cgroup_parent(), &logs, edit)
+        self.run_pod(&self.pod_config(edit))
+    }
+
+    /// What such a sandbox is asked for with; the same again is a retry.
+    pub fn pod_config(&self, edit: impl FnOnce(&mut v1::PodSandboxConfig)) -> v1::PodSandboxConfig {
+        Pod::config(&self.cgroup_parent(), &self.dir().join("logs"), edit)
+    }
+
+    pub fn run_pod(&self, config: &v1::PodSandboxConfig) -> Result<Pod, tonic::Status> {
+        Pod::run(&self.cri, config)
+    }
+
+    /// A pod's network namespace.
+    pub fn netns_of(&self, pod: &Pod) -> io::Result<Netns> {
+        Netns::at(&self.dir().join("state/sandboxes").join(&pod.id).join("ns/net"))
     }
 
     /// Waits until a container's shim has put its exit on record, for which no daemon is needed.
@@ -196,6 +236,12 @@ impl Node {
         assert!(output.status.success(), "crictl {arguments:?}: {told}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
+}
+
+/// Waits until no other test has a node.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Drop for Node {
@@ -250,12 +296,21 @@ pub fn patience(limit: Duration) -> Duration {
 
 /// Waits until `done` answers something, looking every few milliseconds. `limit` is that of an ordinary machine.
 pub fn eventually<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
+    eventually_ok(what, limit, || done().ok_or("not yet"))
+}
+
+/// The same for what fails until it does not: the last failure is told.
+pub fn eventually_ok<T, E: std::fmt::Display>(
+    what: &str,
+    limit: Duration,
+    mut done: impl FnMut() -> Result<T, E>,
+) -> T {
     let (start, limit) = (Instant::now(), patience(limit));
     loop {
-        if let Some(answer) = done() {
-            return answer;
+        match done() {
+            Ok(answer) => return answer,
+            Err(error) => assert!(start.elapsed() < limit, "not within {limit:?}: {what}: {error}"),
         }
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -63,12 +64,12 @@ pub fn mapped() -> v1::UserNamespace {
 pub const FIRST_ID: u32 = 1_000_000;
 
 impl Pod {
-    pub(super) fn run(
-        cri: &Cri,
+    /// A pod in the host's network, with a name not used before, changed by `edit`.
+    pub(super) fn config(
         cgroup_parent: &str,
         logs: &Path,
         edit: impl FnOnce(&mut v1::PodSandboxConfig),
-    ) -> Result<Pod, Status> {
+    ) -> v1::PodSandboxConfig {
         let name = unique("pod");
         let options = v1::NamespaceOption {
             network: v1::NamespaceMode::Node.into(),
@@ -94,6 +95,11 @@ impl Pod {
             ..Default::default()
         };
         edit(&mut config);
+        config
+    }
+
+    /// A sandbox; the same configuration again is a retry.
+    pub fn run(cri: &Cri, config: &v1::PodSandboxConfig) -> Result<Pod, Status> {
         fs::create_dir_all(&config.log_directory).expect("log folder");
         let request = v1::RunPodSandboxRequest {
             config: Some(config.clone()),
@@ -102,7 +108,7 @@ impl Pod {
         let id = cri.run_pod_sandbox(request)?.pod_sandbox_id;
         Ok(Pod {
             id,
-            config,
+            config: config.clone(),
             cri: cri.clone(),
         })
     }
@@ -168,29 +174,50 @@ impl Pod {
     }
 
     pub fn status(&self) -> v1::PodSandboxStatus {
+        self.try_status().expect("sandbox status")
+    }
+
+    pub fn try_status(&self) -> Result<v1::PodSandboxStatus, Status> {
         let request = v1::PodSandboxStatusRequest {
             pod_sandbox_id: self.id.clone(),
             verbose: false,
         };
-        self.cri
-            .pod_sandbox_status(request)
-            .expect("sandbox status")
-            .status
-            .expect("a status")
+        let reply = self.cri.pod_sandbox_status(request)?;
+        Ok(reply.status.expect("a status"))
+    }
+
+    /// Its addresses, the first one first.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.try_ips().expect("sandbox status")
+    }
+
+    pub fn try_ips(&self) -> Result<Vec<IpAddr>, Status> {
+        let network = self.try_status()?.network.unwrap_or_default();
+        let more = network.additional_ips.into_iter().map(|ip| ip.ip);
+        let all = std::iter::once(network.ip).filter(|ip| !ip.is_empty()).chain(more);
+        Ok(all.map(|ip| ip.parse().expect("an address")).collect())
     }
 
     pub fn stop(&self) {
+        self.try_stop().expect("stop sandbox");
+    }
+
+    pub fn try_stop(&self) -> Result<(), Status> {
         let request = v1::StopPodSandboxRequest {
             pod_sandbox_id: self.id.clone(),
         };
-        self.cri.stop_pod_sandbox(request).expect("stop sandbox");
+        self.cri.stop_pod_sandbox(request).map(drop)
     }
 
     pub fn remove(&self) {
+        self.try_remove().expect("remove sandbox");
+    }
+
+    pub fn try_remove(&self) -> Result<(), Status> {
         let request = v1::RemovePodSandboxRequest {
             pod_sandbox_id: self.id.clone(),
         };
-        self.cri.remove_pod_sandbox(request).expect("remove sandbox");
+        self.cri.remove_pod_sandbox(request).map(drop)
     }
 }
 

@@ -2,20 +2,22 @@
 
 use std::io;
 
-use rustix::net::{RecvFlags, SendFlags, netlink, netlink::SocketAddrNetlink, recv, sendto};
+use super::{
+    message::{ACK, Message, REQUEST, framed},
+    netfilter::Netfilter,
+};
+use crate::net::family::Family;
 
-use super::message::{ACK, Message, REQUEST, framed, socket, verdict};
-
-/// Forgets every UDP flow that was begun to `port`, whoever began it.
+/// Forgets every UDP flow of a family that was begun to `port`, whoever began it.
 ///
 /// A flow's translation is decided by its first packet and holds while packets come: without this a client that keeps
 /// asking a host port is sent to the pod that had it before, for ever.
 ///
 /// # Errors
 /// `EOPNOTSUPP` on kernels before 5.8, others of ctnetlink.
-pub fn forget_udp(port: u16) -> io::Result<()> {
+pub fn forget_udp(netfilter: &mut Netfilter, family: Family, port: u16) -> io::Result<()> {
     let mut message = Message {
-        bytes: vec![IPV4, 0, 0, 0],
+        bytes: vec![family.number(), 0, 0, 0],
     };
     message.nest(TUPLE_ORIG, |tuple| {
         tuple.nest(TUPLE_PROTO, |proto| {
@@ -26,19 +28,14 @@ pub fn forget_udp(port: u16) -> io::Result<()> {
     message.nest(FILTER, |filter| {
         filter.number(FILTER_ORIG_FLAGS, BY_PROTO_NUM | BY_DST_PORT);
     });
-    let socket = socket(Some(netlink::NETFILTER))?;
     let bytes = framed(CT_DELETE, REQUEST | ACK, 1, &message.bytes);
-    sendto(&socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-    let mut answer = [0u8; 1024];
-    let (count, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
-    match verdict(&answer[..count])?.1 {
+    match netfilter.ask(&bytes, 1) {
         // There was none.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         result => result,
     }
 }
 
-const IPV4: u8 = 2;
 const UDP: u8 = 17;
 /// Subsystem conntrack, message delete.
 const CT_DELETE: u16 = 1 << 8 | 2;

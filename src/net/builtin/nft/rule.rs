@@ -1,14 +1,22 @@
 //! A rule: conditions that load something into a register and compare it, then what is done.
 
-use crate::net::message::Message;
+use crate::net::{family::Family, message::Message};
 
 /// The conditions and the deed of one rule, in order.
-#[derive(Default)]
 pub struct Rule {
+    family: Family,
     expressions: Message,
 }
 
 impl Rule {
+    /// One of a table of this family.
+    pub fn of(family: Family) -> Self {
+        Self {
+            family,
+            expressions: Message::default(),
+        }
+    }
+
     /// The packet came in by this interface.
     pub fn enters_by(self, name: &str) -> Self {
         self.meta(WHOLE, META_IIFNAME).compare(WHOLE, EQUAL, &interface(name))
@@ -25,26 +33,30 @@ impl Rule {
             .compare(WHOLE, NOT_EQUAL, &interface(name))
     }
 
-    /// Its source is in 127.0.0.0/8.
+    /// Its source is in 127.0.0.0/8; of IPv4 only.
     pub fn source_is_loopback(self) -> Self {
-        self.load(FIRST, NETWORK_HEADER, SOURCE, 1)
+        self.load(FIRST, NETWORK_HEADER, V4_SOURCE, 1)
             .compare(FIRST, EQUAL, &[127])
     }
 
-    /// Its destination is in 127.0.0.0/8.
+    /// Its destination is in 127.0.0.0/8; of IPv4 only.
     pub fn destination_is_loopback(self) -> Self {
-        self.load(FIRST, NETWORK_HEADER, DESTINATION, 1)
+        self.load(FIRST, NETWORK_HEADER, V4_DESTINATION, 1)
             .compare(FIRST, EQUAL, &[127])
     }
 
     /// Its source is in a set.
     pub fn source_in(self, set: &str) -> Self {
-        self.load(FIRST, NETWORK_HEADER, SOURCE, 4).look_up(set, false)
+        let source = match self.family {
+            Family::V4 => V4_SOURCE,
+            Family::V6 => V6_SOURCE,
+        };
+        self.load_address(source).look_up(set, false)
     }
 
     /// Its destination is not in a set.
     pub fn destination_not_in(self, set: &str) -> Self {
-        self.load(FIRST, NETWORK_HEADER, DESTINATION, 4).look_up(set, true)
+        self.load_destination().look_up(set, true)
     }
 
     /// It is for an address of this host.
@@ -96,9 +108,10 @@ impl Rule {
 
     /// The same by address, protocol and port.
     pub fn redirect_by_address_and_port(self, map: &str) -> Self {
-        self.load(FIRST, NETWORK_HEADER, DESTINATION, 4)
-            .meta(FIRST + 1, META_L4PROTO)
-            .load(FIRST + 2, TRANSPORT_HEADER, DESTINATION_PORT, 2)
+        let next = FIRST + self.words();
+        self.load_destination()
+            .meta(next, META_L4PROTO)
+            .load(next + 1, TRANSPORT_HEADER, DESTINATION_PORT, 2)
             .redirect(map)
     }
 
@@ -112,12 +125,31 @@ impl Rule {
             lookup.network_number(2, FIRST);
             lookup.network_number(3, FIRST);
         });
+        let (family, port) = (found.family.number(), FIRST + found.words());
         found.expression("nat", |nat| {
             nat.network_number(1, DESTINATION_NAT);
-            nat.network_number(2, IPV4);
+            nat.network_number(2, family.into());
             nat.network_number(3, FIRST);
-            nat.network_number(5, FIRST + 1);
+            nat.network_number(5, port);
         })
+    }
+
+    /// How many registers of four bytes an address takes.
+    fn words(&self) -> u32 {
+        u32::from(self.family.bits()) / 32
+    }
+
+    fn load_destination(self) -> Self {
+        let destination = match self.family {
+            Family::V4 => V4_DESTINATION,
+            Family::V6 => V6_DESTINATION,
+        };
+        self.load_address(destination)
+    }
+
+    fn load_address(self, offset: u32) -> Self {
+        let length = self.words() * 4;
+        self.load(FIRST, NETWORK_HEADER, offset, length)
     }
 
     fn look_up(self, set: &str, absent: bool) -> Self {
@@ -198,9 +230,11 @@ const META_OIFNAME: u32 = 7;
 const META_L4PROTO: u32 = 16;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
-/// Offsets in an IPv4 header.
-const SOURCE: u32 = 12;
-const DESTINATION: u32 = 16;
+/// Offsets in the headers of IPv4 and IPv6.
+const V4_SOURCE: u32 = 12;
+const V4_DESTINATION: u32 = 16;
+const V6_SOURCE: u32 = 8;
+const V6_DESTINATION: u32 = 24;
 /// In the headers of TCP, UDP and SCTP alike.
 const DESTINATION_PORT: u32 = 2;
 const FIB_ADDRESS_TYPE: u32 = 3;
@@ -209,5 +243,4 @@ const RTN_LOCAL: u32 = 2;
 const CT_STATUS: u32 = 2;
 const IPS_DST_NAT: u32 = 1 << 5;
 const DESTINATION_NAT: u32 = 1;
-const IPV4: u32 = 2;
 const GOTO: u32 = (-4i32).cast_unsigned();

@@ -9,8 +9,8 @@
 //! keeps the namespace, such as a forwarded connection: a deletion takes 20 ms
 //! (`docs/decisions/0015-interfaces-of-stopped-pods.md`).
 //!
-//! A thread does it, which is there as long as something is queued. Nothing is lost when the daemon dies: the lease file
-//! is still there, and [`super::Network::recover`] goes by it.
+//! A thread does it, which stays for a moment when nothing is queued any more. Nothing is lost when the daemon dies: the lease file
+//! is still there, and [`super::Builtin::recover`] goes by it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +28,8 @@ use crate::model::{SandboxId, chain};
 #[derive(Default)]
 pub struct Removals {
     queue: Mutex<Queue>,
+    /// A removal was queued.
+    queued: Condvar,
     /// A removal ended.
     ended: Condvar,
 }
@@ -89,7 +91,11 @@ impl Inner {
         let now = Instant::now();
         let failed = std::mem::take(&mut queue.failed);
         queue.waiting.extend(failed.into_iter().map(|id| (id, now)));
-        if queue.waiting.is_empty() || std::mem::replace(&mut queue.working, true) {
+        if queue.waiting.is_empty() {
+            return;
+        }
+        if std::mem::replace(&mut queue.working, true) {
+            self.removals.queued.notify_one();
             return;
         }
         drop(queue);
@@ -101,7 +107,7 @@ impl Inner {
         }
     }
 
-    /// Until nothing is queued.
+    /// Until nothing is queued, nor was for a moment.
     fn work(&self) {
         // Before the first look, so that no end is missed. Without it nothing is waited for.
         let mut departures = Departures::listen().ok();
@@ -164,9 +170,11 @@ impl Removals {
         self.ended.notify_all();
     }
 
-    /// What the thread has to do; with `None` it ends.
+    /// What the thread has to do, which is waited for; with `None` it ends.
     fn waiting(&self) -> Option<BTreeMap<SandboxId, Instant>> {
-        let mut queue = self.queue();
+        let nothing = |queue: &mut Queue| queue.waiting.is_empty();
+        let waited = self.queued.wait_timeout_while(self.queue(), IDLE, nothing);
+        let mut queue = waited.expect("no panic while the queue is held").0;
         queue.working = !queue.waiting.is_empty();
         queue.working.then(|| queue.waiting.clone())
     }
@@ -178,3 +186,5 @@ impl Removals {
 
 /// How long the kernel may take to remove a device with its namespace before it is deleted.
 const GRACE: Duration = Duration::from_millis(200);
+/// How long the thread stays with nothing to do: to start one and its socket for each pod takes as long as the rest of a stop.
+const IDLE: Duration = Duration::from_millis(500);

@@ -1,6 +1,8 @@
 //! Real namespaces: one plays the host, so that the machine's own network stays as it is.
 
+mod families;
 mod host_ports;
+mod node;
 mod removal;
 mod subnets;
 
@@ -33,14 +35,17 @@ fn namespace() -> OwnedFd {
 
 /// Attaches a pod to `host`.
 fn attach(
-    network: &Network,
+    network: &Builtin,
     host: &OwnedFd,
     id: &SandboxId,
     netns: &OwnedFd,
     config: &SandboxConfig,
 ) -> Result<Attachment, NetError> {
     let route = within(netns, || message::socket(None)).unwrap();
-    within(host, || network.attach(id, netns.as_fd(), route, config))
+    within(host, || {
+        let reserved = network.reserve(id)?;
+        network.attach(id, reserved, netns.as_fd(), route, config)
+    })
 }
 
 fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
@@ -79,7 +84,7 @@ fn pods_reach_each_other_and_leave_nothing() {
     }
     let dir = tempfile::tempdir().unwrap();
     let host = namespace();
-    let network = Network::open(
+    let network = Builtin::open(
         &Config {
             subnet: "198.51.100.0/24".into(),
             ..Config::default()
@@ -103,13 +108,14 @@ fn pods_reach_each_other_and_leave_nothing() {
     assert_eq!(text.unwrap(), "hello");
     server.join().unwrap();
     // A daemon that comes back frees what is not alive any more.
-    let again = Network::open(&network.inner.config, dir.path()).unwrap();
+    let again = Builtin::open(&network.inner.config, dir.path()).unwrap();
     let live = [LivePod {
+        netns: std::path::PathBuf::new(),
         id: pods[0].0.clone(),
         ips: vec![ips[0]],
         port_mappings: Vec::new(),
     }];
-    in_network_namespace(host.as_fd(), || again.recover(&live).map_err(io::Error::other)).unwrap();
+    in_network_namespace(host.as_fd(), || again.recover(&live).map_err(std::io::Error::other)).unwrap();
     in_network_namespace(host.as_fd(), || {
         let netlink = Netlink::open()?;
         assert!(netlink.index(&host_end(&pods[0].0)).is_ok());
@@ -117,7 +123,7 @@ fn pods_reach_each_other_and_leave_nothing() {
         Ok(())
     })
     .unwrap();
-    in_network_namespace(host.as_fd(), || again.detach(&pods[0].0).map_err(io::Error::other)).unwrap();
+    in_network_namespace(host.as_fd(), || again.detach(&pods[0].0).map_err(std::io::Error::other)).unwrap();
     again.settle(Duration::from_secs(10));
     again.detach(&pods[0].0).unwrap();
     assert_eq!(std::fs::read_dir(dir.path().join("net/leases")).unwrap().count(), 0);

@@ -1,124 +1,12 @@
-//! Host ports between a host, its pods and a machine outside, each a network namespace of this test.
+//! Host ports between a host, its pods and a machine outside.
 
 use std::{
     io::ErrorKind as IoErrorKind,
     net::{SocketAddr, UdpSocket},
-    process::Command,
     time::Duration,
 };
 
-use super::*;
-
-/// A node with an outside machine on a wire, and a network of ours on it.
-struct Node {
-    host: OwnedFd,
-    outside: OwnedFd,
-    network: Network,
-    dir: tempfile::TempDir,
-}
-
-/// The node's address on the wire, and the outside machine's.
-const NODE: &str = "203.0.113.1";
-const OUTSIDE: &str = "203.0.113.2";
-
-struct Pod {
-    id: SandboxId,
-    netns: OwnedFd,
-    ip: IpAddr,
-    mappings: Vec<PortMapping>,
-}
-
-impl Node {
-    fn new() -> Option<Self> {
-        let tools = ["nft", "ip"]
-            .iter()
-            .all(|tool| Command::new(tool).arg("--version").output().is_ok());
-        if !rustix::process::geteuid().is_root() || !tools {
-            eprintln!("skipped: needs root, ip and nft");
-            return None;
-        }
-        let (host, outside) = (namespace(), namespace());
-        sh(&host, "ip link set lo up");
-        let there = outside.as_raw_fd();
-        let wire = format!(
-            "ip link add wire type veth peer name wire netns /proc/{}/fd/{there} && \
-             ip addr add {NODE}/24 dev wire && ip link set wire up",
-            std::process::id(),
-        );
-        sh(&host, &wire);
-        sh(
-            &outside,
-            &format!("ip addr add {OUTSIDE}/24 dev wire && ip link set wire up && ip link set lo up"),
-        );
-        let dir = tempfile::tempdir().unwrap();
-        let network = open(dir.path());
-        Some(Self {
-            host,
-            outside,
-            network,
-            dir,
-        })
-    }
-
-    fn pod(&self, number: u8, mappings: &[PortMapping]) -> Result<Pod, NetError> {
-        let id: SandboxId = format!("{number:x}").repeat(64).parse().unwrap();
-        let netns = namespace();
-        let config = SandboxConfig {
-            port_mappings: mappings.to_vec(),
-            ..config()
-        };
-        let ip = attach(&self.network, &self.host, &id, &netns, &config)?.ips[0];
-        let mappings = mappings.to_vec();
-        Ok(Pod {
-            id,
-            netns,
-            ip,
-            mappings,
-        })
-    }
-
-    fn detach(&self, pod: &Pod) {
-        within(&self.host, || self.network.detach(&pod.id)).unwrap();
-    }
-
-    /// What `nft` says of our table.
-    fn listing(&self) -> String {
-        sh(&self.host, "nft list table ip inro0")
-    }
-
-    /// A daemon that comes back and finds these pods.
-    fn restart(&mut self, pods: &[&Pod]) {
-        self.network = open(self.dir.path());
-        let live: Vec<_> = pods
-            .iter()
-            .map(|pod| LivePod {
-                id: pod.id.clone(),
-                ips: vec![pod.ip],
-                port_mappings: pod.mappings.clone(),
-            })
-            .collect();
-        within(&self.host, || self.network.recover(&live)).unwrap();
-    }
-}
-
-fn open(dir: &Path) -> Network {
-    let config = Config {
-        subnet: "198.51.100.0/24".into(),
-        ..Config::default()
-    };
-    Network::open(&config, dir).unwrap()
-}
-
-/// Runs a shell line in a namespace; it has to succeed.
-fn sh(netns: &OwnedFd, line: &str) -> String {
-    let output = within(netns, || Command::new("sh").args(["-c", line]).output().unwrap());
-    assert!(
-        output.status.success(),
-        "{line}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
+use super::{node::*, *};
 
 fn mapping(protocol: Protocol, host_ip: &str, host_port: u16, container_port: u16) -> PortMapping {
     PortMapping {
@@ -133,29 +21,6 @@ fn tcp(host_port: u16, container_port: u16) -> PortMapping {
     mapping(Protocol::Tcp, "", host_port, container_port)
 }
 
-/// Tells everyone who connects from where they came; ends with the test's process.
-fn serve_tcp(netns: &OwnedFd, port: u16) {
-    let listener = within(netns, || TcpListener::bind(("0.0.0.0", port))).unwrap();
-    std::thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let from = client.peer_addr().map(|from| from.ip().to_string());
-            let _ = { client }.write_all(from.unwrap_or_default().as_bytes());
-        }
-    });
-}
-
-/// From where a server at `to` was asked by `netns`.
-fn ask_tcp(netns: &OwnedFd, to: &str) -> io::Result<String> {
-    let to: SocketAddr = to.parse().unwrap();
-    within(netns, || {
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })
-}
-
 /// Answers every datagram with `name`.
 fn serve_udp(netns: &OwnedFd, port: u16, name: &'static str) {
     let socket = within(netns, || UdpSocket::bind(("0.0.0.0", port))).unwrap();
@@ -167,7 +32,7 @@ fn serve_udp(netns: &OwnedFd, port: u16, name: &'static str) {
     });
 }
 
-fn ask_udp(socket: &UdpSocket) -> io::Result<String> {
+fn ask_udp(socket: &UdpSocket) -> std::io::Result<String> {
     socket.send(b"?")?;
     let mut bytes = [0; 64];
     let count = socket.recv(&mut bytes)?;
@@ -254,6 +119,37 @@ fn a_port_that_is_taken_is_refused_with_its_owner_and_free_again_afterwards() {
     node.detach(&same_number);
 }
 
+/// A socket of SCTP's that is used like one of TCP's; `None` where the kernel has none.
+fn sctp(netns: &OwnedFd) -> Option<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+    within(netns, || {
+        socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::SCTP))
+    })
+    .ok()
+}
+
+#[test]
+fn an_sctp_port_leads_into_the_pod() {
+    let Some(node) = Node::new() else { return };
+    let pod = node.pod(1, &[mapping(Protocol::Sctp, "", 3868, 3868)]).unwrap();
+    let (Some(server), Some(client)) = (sctp(&pod.netns), sctp(&node.outside)) else {
+        eprintln!("skipped: the kernel has no SCTP");
+        return node.detach(&pod);
+    };
+    let any: SocketAddr = "0.0.0.0:3868".parse().unwrap();
+    rustix::net::bind(&server, &any).unwrap();
+    rustix::net::listen(&server, 1).unwrap();
+    let server = TcpListener::from(server);
+    let serving = std::thread::spawn(move || server.accept().unwrap().0.write_all(b"diameter").unwrap());
+    let there: SocketAddr = format!("{NODE}:3868").parse().unwrap();
+    rustix::net::connect(&client, &there).unwrap();
+    let mut text = String::new();
+    TcpStream::from(client).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "diameter");
+    serving.join().unwrap();
+    node.detach(&pod);
+}
+
 #[test]
 fn a_udp_flow_follows_its_port_to_the_next_pod() {
     let Some(node) = Node::new() else { return };
@@ -264,7 +160,7 @@ fn a_udp_flow_follows_its_port_to_the_next_pod() {
         let socket = UdpSocket::bind((OUTSIDE, 0))?;
         socket.connect((NODE, 5353))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        io::Result::Ok(socket)
+        std::io::Result::Ok(socket)
     });
     let client = client.unwrap();
     assert_eq!(ask_udp(&client).unwrap(), "first");

@@ -2,20 +2,23 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
 };
 
 use super::NetError;
-use crate::model::{PortMapping, Protocol, SandboxId};
+use crate::{
+    model::{PortMapping, Protocol, SandboxId},
+    net::family::Family,
+};
 
 /// A host port that leads into a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opening {
     pub protocol: Protocol,
-    /// `None`: every address of the host.
-    pub host_ip: Option<Ipv4Addr>,
+    /// `None`: every address of the host that is of the pod's family.
+    pub host_ip: Option<IpAddr>,
     pub host_port: u16,
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// The beginning of the pod's id, shown in listings.
     pub pod: String,
 }
@@ -30,8 +33,12 @@ impl Opening {
         }
     }
 
+    pub fn family(&self) -> Family {
+        Family::of(self.to.ip())
+    }
+
     fn same_port(&self, other: &Self) -> bool {
-        (self.protocol, self.host_port) == (other.protocol, other.host_port)
+        (self.family(), self.protocol, self.host_port) == (other.family(), other.protocol, other.host_port)
     }
 
     /// Whether two pods cannot both have it: a port on every address is a port on each.
@@ -47,45 +54,43 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// What `mappings` open for a pod with `address`. Those without a host port open nothing.
+    /// What `mappings` open for a pod with `addresses`, one of each family at most. Those without a host port open nothing.
     ///
     /// # Errors
     /// [`NetError::HostPort`] for a mapping that contradicts another or cannot be had, with its place in the list.
-    pub fn openings(id: &SandboxId, address: Ipv4Addr, mappings: &[PortMapping]) -> Result<Vec<Opening>, NetError> {
+    pub fn openings(id: &SandboxId, addresses: &[IpAddr], mappings: &[PortMapping]) -> Result<Vec<Opening>, NetError> {
         let mut openings: Vec<Opening> = Vec::new();
         for (at, mapping) in mappings.iter().enumerate().filter(|(_, m)| m.host_port != 0) {
             let fault = |field: &'static str, why: String| NetError::HostPort { at, field, why };
             if mapping.container_port == 0 {
                 return Err(fault("container_port", "is required for a host port".into()));
             }
-            let host_ip = match mapping.host_ip {
-                None | Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => None,
-                Some(IpAddr::V4(own)) => Some(own),
-                Some(IpAddr::V6(own)) => {
-                    return Err(fault(
-                        "host_ip",
-                        format!("pods have no IPv6 address that {own} could lead to"),
-                    ));
+            let reached = |to: &&IpAddr| mapping.host_ip.is_none_or(|own| Family::of(own) == Family::of(**to));
+            let mut reached = addresses.iter().filter(reached).peekable();
+            if let (None, Some(own)) = (reached.peek(), mapping.host_ip) {
+                let why = format!("the pod has no address of the family of {own}, which could lead to it");
+                return Err(fault("host_ip", why));
+            }
+            for to in reached {
+                let opening = Opening {
+                    protocol: mapping.protocol,
+                    host_ip: mapping.host_ip.filter(|own| !own.is_unspecified()),
+                    host_port: mapping.host_port,
+                    to: SocketAddr::new(*to, mapping.container_port),
+                    pod: id.as_str()[..13].to_owned(),
+                };
+                // The same port on every address and on one may lead to two places of one pod: the latter counts there.
+                let twin = openings
+                    .iter()
+                    .find(|o| o.same_port(&opening) && o.host_ip == opening.host_ip);
+                match twin {
+                    Some(twin) if *twin == opening => {}
+                    Some(twin) => {
+                        let why = format!("{} leads to container port {} already", port(&opening), twin.to.port());
+                        return Err(fault("host_port", why));
+                    }
+                    None => openings.push(opening),
                 }
-            };
-            let opening = Opening {
-                protocol: mapping.protocol,
-                host_ip,
-                host_port: mapping.host_port,
-                to: SocketAddrV4::new(address, mapping.container_port),
-                pod: id.as_str()[..13].to_owned(),
-            };
-            // The same port on every address and on one may lead to two places of one pod: the latter counts there.
-            let twin = openings
-                .iter()
-                .find(|o| o.same_port(&opening) && o.host_ip == opening.host_ip);
-            match twin {
-                Some(twin) if *twin == opening => {}
-                Some(twin) => {
-                    let why = format!("{} leads to container port {} already", port(&opening), twin.to.port());
-                    return Err(fault("host_port", why));
-                }
-                None => openings.push(opening),
             }
         }
         Ok(openings)
@@ -135,7 +140,7 @@ fn port(opening: &Opening) -> String {
     };
     match opening.host_ip {
         None => format!("{protocol} port {}", opening.host_port),
-        Some(address) => format!("{protocol} port {address}:{}", opening.host_port),
+        Some(address) => format!("{protocol} port {}", SocketAddr::new(address, opening.host_port)),
     }
 }
 
@@ -153,7 +158,7 @@ mod test {
     }
 
     fn openings(mappings: &[PortMapping]) -> Result<Vec<Opening>, NetError> {
-        Ports::openings(&SandboxId::random(), Ipv4Addr::new(10, 0, 0, 2), mappings)
+        Ports::openings(&SandboxId::random(), &["10.0.0.2".parse().unwrap()], mappings)
     }
 
     #[test]
@@ -182,6 +187,28 @@ mod test {
                 .len(),
             2
         );
+    }
+
+    #[test]
+    fn a_host_port_is_of_the_families_that_its_address_and_the_pod_have() {
+        let both: [IpAddr; 2] = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let told = |addresses: &[IpAddr], host_ip: &str| {
+            let openings = Ports::openings(&SandboxId::random(), addresses, &[mapping(host_ip, 80, 1)]);
+            let openings = openings.map_err(|error| error.to_string())?;
+            Ok::<_, String>(
+                openings
+                    .iter()
+                    .map(|o| (o.host_ip, o.to.to_string()))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let (four, six) = ("10.0.0.2:1".to_owned(), "[fd00::2]:1".to_owned());
+        assert_eq!(told(&both, "").unwrap(), [(None, four.clone()), (None, six.clone())]);
+        assert_eq!(told(&both, "0.0.0.0").unwrap(), [(None, four)]);
+        assert_eq!(told(&both, "::").unwrap(), [(None, six.clone())]);
+        assert_eq!(told(&both, "::1").unwrap(), [("::1".parse().ok(), six)]);
+        assert!(told(&both[..1], "::").unwrap_err().contains("host_ip"));
+        assert!(told(&both[1..], "127.0.0.1").unwrap_err().contains("host_ip"));
     }
 
     #[test]

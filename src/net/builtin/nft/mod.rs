@@ -7,11 +7,13 @@ mod rule;
 
 use std::io;
 
-use rustix::net::{RecvFlags, SendFlags, netlink, netlink::SocketAddrNetlink, recv, sendto, sockopt};
-
 pub use rule::Rule;
 
-use super::message::{ACK, APPEND, CREATE, Message, REQUEST, framed, socket, verdict};
+use super::{
+    message::{ACK, APPEND, CREATE, Message, REQUEST, framed},
+    netfilter::Netfilter,
+};
+use crate::net::family::Family;
 
 /// Where in the kernel a chain's rules are looked at.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,7 @@ pub enum ChainKind {
 #[derive(Debug, Clone, Copy)]
 pub enum Type {
     Ipv4Addr = 7,
+    Ipv6Addr = 8,
     InetProto = 12,
     InetService = 13,
 }
@@ -45,20 +48,22 @@ pub struct SetShape<'a> {
     pub ranges: bool,
 }
 
-/// An element of a set or map: parts of four bytes, one for each type.
+/// An element of a set or map: the parts of its types one after the other, each filled up to four bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
-    pub key: Vec<[u8; 4]>,
-    pub value: Vec<[u8; 4]>,
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
     /// The first key behind a range.
     pub range_end: bool,
     /// Shown by `nft list`; at most 100 bytes.
     pub comment: String,
 }
 
-/// One transaction on one IPv4 table.
+/// One transaction on the tables of one name, of which there is one for each family.
 pub struct Batch {
     table: String,
+    /// Whose table the messages that follow are for.
+    family: Family,
     bytes: Vec<u8>,
     sequence: u32,
     /// Where the last message begins.
@@ -70,6 +75,7 @@ impl Batch {
     pub fn new(table: &str) -> Self {
         let mut batch = Self {
             table: table.to_owned(),
+            family: Family::V4,
             bytes: Vec::new(),
             sequence: 0,
             last: 0,
@@ -83,6 +89,11 @@ impl Batch {
             },
         );
         batch
+    }
+
+    /// What follows is for the table of this family.
+    pub fn of(&mut self, family: Family) {
+        self.family = family;
     }
 
     /// Makes the table; one that is there is kept.
@@ -166,7 +177,7 @@ impl Batch {
     ///
     /// # Errors
     /// The first that a message, or the whole, met; nothing is changed then.
-    pub fn commit(mut self) -> io::Result<()> {
+    pub fn commit(mut self, netfilter: &mut Netfilter) -> io::Result<()> {
         // The last message alone is acknowledged; a failure is told for any.
         let flags = self.last + 6;
         let word = u16::from_ne_bytes([self.bytes[flags], self.bytes[flags + 1]]) | ACK;
@@ -179,21 +190,7 @@ impl Batch {
                 bytes: BATCH_HEADER.to_vec(),
             },
         );
-        let socket = socket(Some(netlink::NETFILTER))?;
-        // A table with thousands of elements is more than a socket sends by default.
-        if self.bytes.len() > USUAL_ROOM {
-            sockopt::set_socket_send_buffer_size_force(&socket, self.bytes.len() * 2)?;
-        }
-        sendto(&socket, &self.bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-        let mut answer = [0u8; 1024];
-        loop {
-            let (count, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
-            let (sequence, result) = verdict(&answer[..count])?;
-            result?;
-            if sequence == last {
-                return Ok(());
-            }
-        }
+        netfilter.ask(&self.bytes, last)
     }
 
     fn elements(&mut self, kind: u16, flags: u16, set: &str, elements: &[Element]) {
@@ -210,10 +207,10 @@ impl Batch {
         }
     }
 
-    /// A message of the IPv4 family that begins with the table's name.
+    /// A message that begins with the table's name.
     fn message(&self, name: u16) -> Message {
         let mut message = Message {
-            bytes: vec![IPV4, 0, 0, 0],
+            bytes: vec![self.family.number(), 0, 0, 0],
         };
         message.text(name, &self.table);
         message
@@ -229,9 +226,9 @@ impl Batch {
 
 impl Element {
     fn write(&self, message: &mut Message) {
-        message.nest(ELEMENT_KEY, |key| key.raw(DATA_VALUE, &self.key.concat()));
+        message.nest(ELEMENT_KEY, |key| key.raw(DATA_VALUE, &self.key));
         if !self.value.is_empty() {
-            message.nest(ELEMENT_DATA, |data| data.raw(DATA_VALUE, &self.value.concat()));
+            message.nest(ELEMENT_DATA, |data| data.raw(DATA_VALUE, &self.value));
         }
         if self.range_end {
             message.network_number(ELEMENT_FLAGS, 1);
@@ -251,13 +248,13 @@ fn together(types: &[Type]) -> u32 {
 }
 
 fn bytes_of(types: &[Type]) -> u32 {
-    types.iter().map(|_| 4).sum()
+    let bytes = |part: &Type| match part {
+        Type::Ipv6Addr => 16,
+        Type::Ipv4Addr | Type::InetProto | Type::InetService => 4,
+    };
+    types.iter().map(bytes).sum()
 }
 
-/// What a netlink socket takes without being asked to take more.
-const USUAL_ROOM: usize = 100_000;
-
-const IPV4: u8 = 2;
 const NFTABLES: u16 = 10 << 8;
 /// `struct nfgenmsg` of a batch: family and version 0, and the subsystem it is for in the network's order.
 const BATCH_HEADER: [u8; 4] = [0, 0, 0, 10];

@@ -1,11 +1,13 @@
 //! Pods that were stopped: when their interface goes, and their address is another's.
 
+use std::fs;
+
 use super::*;
 
 /// A host with a network that has one address for pods.
 struct Host {
     netns: OwnedFd,
-    network: Network,
+    network: Builtin,
     dir: tempfile::TempDir,
 }
 
@@ -23,12 +25,12 @@ impl Host {
         })
     }
 
-    fn open(dir: &Path) -> Network {
+    fn open(dir: &Path) -> Builtin {
         let config = Config {
             subnet: "198.51.100.0/30".into(),
             ..Config::default()
         };
-        Network::open(&config, dir).unwrap()
+        Builtin::open(&config, dir).unwrap()
     }
 
     fn attach(&self, id: &SandboxId, netns: &OwnedFd) -> Result<IpAddr, NetError> {
@@ -43,7 +45,7 @@ impl Host {
         within(&self.netns, || Netlink::open().unwrap().index(&host_end(id))).is_ok()
     }
 
-    fn lease(&self) -> PathBuf {
+    fn lease(&self) -> std::path::PathBuf {
         self.dir.path().join("net/leases/198.51.100.2")
     }
 }
@@ -118,6 +120,33 @@ fn a_removal_that_failed_is_tried_again_with_the_next() {
     fs::remove_dir_all(host.lease()).unwrap();
     host.attach(&SandboxId::random(), &namespace()).unwrap();
     assert!(!host.network.inner.leases.has(&id));
+}
+
+#[test]
+fn a_pod_with_the_address_of_an_earlier_one_is_reached_at_once() {
+    let Some(mut host) = Host::new() else { return };
+    // With five addresses, one of them of a pod that stays: without any the host forgets all it knows.
+    let config = Config {
+        subnet: "198.51.100.0/29".into(),
+        ..Config::default()
+    };
+    host.network = Builtin::open(&config, host.dir.path()).unwrap();
+    let (staying, its_netns) = (SandboxId::random(), namespace());
+    host.attach(&staying, &its_netns).unwrap();
+    for _ in 0..5 {
+        let (id, netns) = (SandboxId::random(), namespace());
+        let address = host.attach(&id, &netns).unwrap();
+        let _listener = within(&netns, || TcpListener::bind((address, 80))).unwrap();
+        // Who asks knows the pod's hardware address from then on.
+        for asking in [&host.netns, &its_netns] {
+            let asked = within(asking, || {
+                TcpStream::connect_timeout(&(address, 80).into(), Duration::from_secs(3))
+            });
+            assert!(asked.is_ok(), "{address}: {asked:?}");
+        }
+        host.detach(&id);
+        host.network.settle(LONG);
+    }
 }
 
 #[test]
