@@ -29,6 +29,8 @@ mod logs;
 mod messages;
 mod metrics;
 mod net_devices;
+mod network_churn;
+mod network_kills;
 mod network_reach;
 mod oom;
 mod permissions;

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -84,6 +85,19 @@ impl Daemon {
     /// Starts it again and does not wait.
     pub fn begin(&mut self) {
         self.child = spawn(self.netns.as_ref(), &self.dir);
+    }
+
+    /// Starts it again, before whose first instruction there is a [`Daemon::release`].
+    pub fn begin_held(&mut self) {
+        let mut command = Command::new("sh");
+        command.args(["-c", "read -r go; exec \"$0\" \"$@\" </dev/null"]);
+        command.arg(inro()).stdin(Stdio::piped());
+        self.child = spawn_as(command, self.netns.as_ref(), &self.dir);
+    }
+
+    pub fn release(&mut self) {
+        let go = self.child.stdin.as_mut().expect("a daemon that is held");
+        go.write_all(b"go\n").expect("a daemon that is held");
     }
 
     fn wait_ready(&mut self) {

@@ -11,6 +11,7 @@ mod ledger;
 mod netns;
 mod pod;
 pub mod registry;
+mod trace;
 pub mod websocket;
 
 use std::{
@@ -29,9 +30,10 @@ pub use cri::{Cri, EventStream, v1};
 pub use daemon::{Daemon, inro, signal};
 pub use driver::Driver;
 pub use ledger::{Ledger, hierarchies};
-pub use netns::Netns;
+pub use netns::{Netns, Server};
 pub use pod::{Container, FIRST_ID, Pod, mapped, namespaces, own_network, own_users};
 use registry::Registry;
+pub use trace::{Call, Trace};
 
 /// A daemon of one test's own.
 pub struct Node {

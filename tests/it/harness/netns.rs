@@ -1,6 +1,7 @@
 //! Network namespaces that play machines: nodes, what is around them, and pods as seen from inside.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
@@ -19,7 +20,7 @@ use inro::sys::thread::in_network_namespace;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::fstatfs;
 
-use super::patience;
+use super::{ledger, patience};
 
 /// A network namespace, there as long as somebody has it.
 #[derive(Clone)]
@@ -58,6 +59,11 @@ impl Netns {
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{line}: {told}");
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Its interfaces but the bridge of pods.
+    pub fn links(&self) -> BTreeSet<String> {
+        self.within(ledger::links)
     }
 
     /// A wire to another machine: an interface `name` on both sides, with these addresses.
