@@ -43,6 +43,8 @@ const THREADS: usize = 512;
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long interfaces of stopped pods may take after that.
 const SETTLE: Duration = Duration::from_secs(2);
+/// How long a folder may be taken at the start.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves until SIGTERM or SIGINT. Every pod goes on. At SIGHUP the configuration is asked for again, by `read`.
 ///
@@ -145,6 +147,8 @@ async fn run(
     let health = tokio::spawn(supervisor::report_health(path, pods.clone()));
     let server = tokio::spawn(cri::serve(listener, ground, async move {
         let _ = stopping.await;
+        // No connection is taken after this is told: who comes now waits for the next daemon.
+        supervisor::stopping();
     }));
     let mut config = config;
     loop {
@@ -155,7 +159,6 @@ async fn run(
         }
     }
     tracing::info!("stopping; pods go on");
-    supervisor::stopping();
     health.abort();
     let _ = stop.send(());
     match tokio::time::timeout(DRAIN, server).await {
@@ -200,7 +203,8 @@ fn reload(running: Config, read: impl Fn() -> anyhow::Result<Config>, pods: &Pod
     config
 }
 
-/// Takes a folder for this daemon alone. The lock ends with the process, however it ends.
+/// Takes a folder for this daemon alone. The lock ends with the process, however it ends; but for a moment it is also that
+/// of a zygote which is not executed yet, so it is waited for.
 fn lock(folder: &Path) -> anyhow::Result<File> {
     let path = folder.join("lock");
     let mut file = File::options()
@@ -210,7 +214,12 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
         .truncate(false)
         .open(&path)
         .with_context(|| format!("open {}", path.display()))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    let until = Instant::now() + LOCK_PATIENCE;
+    while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        }
         let mut owner = String::new();
         file.read_to_string(&mut owner)?;
         bail!("{} belongs to another inro: process {}", folder.display(), owner.trim());
