@@ -9,7 +9,11 @@ use std::{
 use rustix::fs::{Mode, OFlags, ResolveFlags, XattrFlags, fsetxattr, openat2, syncfs};
 use sha2::{Digest, Sha256};
 
-use super::{ImageError, records::LayerRecord, unpack::Unpacked};
+use super::{
+    ImageError,
+    records::LayerRecord,
+    unpack::{Made, Unpacked},
+};
 use crate::durable;
 
 /// The store's folders.
@@ -91,7 +95,9 @@ impl Content {
             return Ok(());
         }
         for (_, scratch, layer) in &unpacked {
-            mark_opaque(&scratch.path.join("fs"), &layer.opaque)?;
+            if let Made::Folder { opaque, .. } = &layer.made {
+                mark_opaque(&scratch.path.join("fs"), opaque)?;
+            }
         }
         let root = File::open(&self.root).map_err(io("open", &self.root))?;
         syncfs(&root).map_err(|errno| io("sync", &self.root)(errno.into()))?;

@@ -16,7 +16,7 @@ use super::{
     records::{ImageRecord, VERSION},
     reference::Reference,
     store::Store,
-    unpack::{self, Compression, Limits},
+    unpack::{self, Compression, Limits, Pulse, Snapshotter},
 };
 use crate::model::ImageId;
 
@@ -89,7 +89,9 @@ pub fn import(store: &Arc<Store>, archive: impl Read, name: &str) -> Result<Imag
             blobs.open(&layer.digest)?,
             Compression::Auto,
             &target,
+            Snapshotter::Overlay,
             &Limits::default(),
+            &Pulse::new(false),
         )
         .map_err(|error| fail(error.to_string()))?;
         if done.diff_id != *diff_id {

@@ -21,7 +21,7 @@ use super::{
     reference::Reference,
     registry::{Registry, Session},
     store::Store,
-    unpack::{Refusal, Unpacked},
+    unpack::{Refusal, Snapshotter, Unpacked},
 };
 use crate::model::{Auth, ImageId};
 
@@ -242,6 +242,8 @@ async fn fetch_layer(
             "unpack-worker".as_ref(),
             scratch.path.join("fs").as_os_str(),
             "auto".as_ref(),
+            Snapshotter::Overlay.name().as_ref(),
+            "outcome".as_ref(),
         ])
         .env_clear()
         .stdin(Stdio::piped())

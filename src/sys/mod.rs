@@ -18,4 +18,5 @@ pub mod reactor;
 pub mod seccomp;
 pub mod stat;
 pub mod thread;
+pub mod verity;
 pub mod within;

@@ -21,6 +21,7 @@ use super::{
     BusError, SOCKET,
     wire::{self, Call, FIXED, Message, Reader},
 };
+use crate::model::hex;
 
 /// How long systemd may leave its end of the socket unread.
 const UNREAD: Duration = Duration::from_secs(10);
@@ -250,8 +251,7 @@ fn receive(from: &mut impl Read) -> io::Result<Message> {
 /// Source: D-Bus Specification, "Authentication Protocol"; the socket tells systemd who we are.
 fn authenticate(stream: &mut UnixStream) -> io::Result<()> {
     let uid = rustix::process::geteuid().as_raw().to_string();
-    let hex: String = uid.bytes().map(|byte| format!("{byte:02x}")).collect();
-    stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\nBEGIN\r\n").as_bytes())?;
+    stream.write_all(format!("\0AUTH EXTERNAL {}\r\nBEGIN\r\n", hex(uid.as_bytes())).as_bytes())?;
     let (mut line, mut byte) = (Vec::new(), [0]);
     while !line.ends_with(b"\r\n") {
         stream.read_exact(&mut byte)?;

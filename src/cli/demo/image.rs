@@ -4,6 +4,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
+use crate::model::hex;
+
 /// What the archive's index calls it.
 pub const NAME: &str = "inro.invalid/demo:built-in";
 
@@ -62,6 +64,5 @@ fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }

@@ -5,56 +5,45 @@
 //! Filesystem Changeset"; kernel "Overlay Filesystem", "whiteouts and opaque directories".
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     ffi::OsStr,
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-        fsetxattr, linkat, makedev, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
+        fsetxattr, fstat, linkat, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
-use tar::{Archive, Entry, EntryType};
+use tar::{Entry, EntryType};
 
-use super::UnpackError;
-
-/// Bounds of one layer.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub entries: u64,
-    pub bytes: u64,
-    pub path_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            entries: 4_000_000,
-            bytes: 256 << 30,
-            path_bytes: 4096,
-        }
-    }
-}
+use super::{
+    UnpackError,
+    entry::{Counted, Limits, Opaque, Place, Sink, Whiteout, attributes, device, each, mode, mtime},
+    tree::Written,
+};
+use crate::sys::within;
 
 /// What was extracted.
 #[derive(Debug, Default)]
 pub struct Extracted {
-    pub entries: u64,
-    pub bytes: u64,
+    pub counted: Counted,
     pub opaque: Vec<String>,
+    pub written: Written,
 }
 
-const WHITEOUT: &str = ".wh.";
-const OPAQUE: &str = ".wh..wh..opq";
+/// Bytes of a file that are written at once.
+const PIECE: usize = 128 << 10;
+/// How the way to a folder that lies too deep is told; no path here is a device's.
+const TOO_DEEP: Errno = Errno::XFULL;
 
 /// Extracts every entry of `tar` into `target`.
 ///
@@ -63,83 +52,94 @@ const OPAQUE: &str = ".wh..wh..opq";
 pub fn extract(tar: &mut impl Read, target: &File, limits: &Limits) -> Result<Extracted, UnpackError> {
     let mut extractor = Extractor {
         target,
+        limits,
         parent: None,
-        folders: HashMap::new(),
+        folders: BTreeMap::new(),
+        folder_bytes: 0,
+        opaque: Opaque::default(),
+        piece: vec![0; PIECE],
         done: Extracted::default(),
     };
-    let mut archive = Archive::new(tar);
-    archive.set_ignore_zeros(false);
-    for entry in archive.entries()? {
-        extractor.entry(entry?, limits)?;
-    }
+    extractor.done.counted = each(tar, limits, &mut extractor)?;
     extractor.finish()
+}
+
+/// A folder of the layer at `root`, with the links that `resolve` allows. They lead nowhere else.
+pub fn open_inside(root: &File, path: &Path, resolve: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+    let path = match path.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => path,
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | resolve;
+    within::open(root, path, flags, resolve)
 }
 
 struct Extractor<'a> {
     target: &'a File,
+    limits: &'a Limits,
     /// The last parent folder: entries of one folder follow each other.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Times of folders, set when nothing changes them any more.
-    folders: HashMap<PathBuf, Timestamps>,
+    folders: BTreeMap<PathBuf, Timestamps>,
+    folder_bytes: usize,
+    opaque: Opaque,
+    /// Of the file that is being written.
+    piece: Vec<u8>,
     done: Extracted,
 }
 
-impl Extractor<'_> {
-    fn entry(&mut self, mut entry: Entry<'_, impl Read>, limits: &Limits) -> Result<(), UnpackError> {
-        let raw = entry.path_bytes().into_owned();
-        let shown = String::from_utf8_lossy(&raw).into_owned();
-        let refuse = |what| UnpackError::Refused {
-            what,
-            path: shown.clone(),
-        };
-        self.done.entries += 1;
-        self.done.bytes = self.done.bytes.saturating_add(entry.size());
-        if self.done.entries > limits.entries {
-            return Err(refuse("more entries than allowed at"));
-        }
-        if self.done.bytes > limits.bytes {
-            return Err(refuse("more bytes than allowed at"));
-        }
-        if raw.len() > limits.path_bytes || raw.contains(&0) {
-            return Err(refuse("not a path"));
-        }
-        let kind = entry.header().entry_type();
-        let path = clean(Path::new(OsStr::from_bytes(&raw))).ok_or_else(|| refuse("path leaves the layer"))?;
-        let Some(name) = path.file_name() else {
+impl Sink for Extractor<'_> {
+    fn add<R: Read>(&mut self, place: &Place, entry: &mut Entry<'_, R>) -> Result<(), UnpackError> {
+        let Some(name) = place.path.file_name() else {
             // The layer's root: its mode and owner count, anything but a folder is an attack.
-            return match kind {
-                EntryType::Directory => self.root(&mut entry, &shown),
+            return match entry.header().entry_type() {
+                EntryType::Directory => self.root(entry, place),
                 EntryType::XGlobalHeader => Ok(()),
-                _ => Err(refuse("the root is not a folder")),
+                _ => Err(place.refuse("the root is not a folder")),
             };
         };
-        let name = name.to_owned();
-        let parent = self.parent(path.parent().unwrap_or(Path::new("")), &shown)?;
-        if let Some(hidden) = name.to_str().and_then(|name| name.strip_prefix(WHITEOUT)) {
-            return self.whiteout(&parent, &path, hidden, name == OPAQUE, &shown);
+        let parent = self.parent(place)?;
+        match place.whiteout()? {
+            None => self.make(&parent, place, name, entry),
+            Some(whiteout) => self.whiteout(&parent, place, whiteout),
         }
-        self.make(&parent, &path, &name, &mut entry, &shown)
+    }
+}
+
+impl Extractor<'_> {
+    fn root(&mut self, entry: &mut Entry<'_, impl Read>, place: &Place) -> Result<(), UnpackError> {
+        let target = self.target.as_fd().try_clone_to_owned()?;
+        self.attributes(&target, OsStr::new("."), entry, place)?;
+        self.folder(place, entry)
     }
 
-    fn root(&mut self, entry: &mut Entry<'_, impl Read>, shown: &str) -> Result<(), UnpackError> {
-        let target = self.target.as_fd().try_clone_to_owned()?;
-        self.attributes(&target, Path::new(""), OsStr::new("."), entry, shown)?;
-        self.folders.insert(PathBuf::new(), times(entry));
-        Ok(())
+    /// Remembers a folder's times.
+    fn folder(&mut self, place: &Place, entry: &Entry<'_, impl Read>) -> Result<(), UnpackError> {
+        if self.folders.insert(place.path.clone(), times(entry)).is_none() {
+            self.folder_bytes += place.path.as_os_str().len() + size_of::<(PathBuf, Timestamps)>();
+        }
+        match self.folder_bytes > self.limits.folder_bytes {
+            true => Err(place.refuse("more folders than allowed at")),
+            false => Ok(()),
+        }
     }
 
     /// The parent's descriptor, made with its own parents when a layer does not list them.
-    fn parent(&mut self, path: &Path, shown: &str) -> Result<OwnedFd, UnpackError> {
+    fn parent(&mut self, place: &Place) -> Result<OwnedFd, UnpackError> {
+        let path = place.parent();
         if let Some((known, fd)) = &self.parent
             && known == path
         {
             return Ok(fd.try_clone()?);
         }
-        let fail = |errno: Errno| UnpackError::Entry {
-            action: "open the folder of",
-            path: shown.to_owned(),
-            source: errno.into(),
+        let fail = |errno: Errno| match errno {
+            TOO_DEEP => place.refuse("deeper than allowed"),
+            errno => place.fail("open the folder of")(errno),
         };
+        if path.components().count() > self.limits.depth {
+            return Err(fail(TOO_DEEP));
+        }
         let fd = match self.open_folder(path) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => {
@@ -162,113 +162,99 @@ impl Extractor<'_> {
     }
 
     fn open_folder(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat2(
-            self.target,
-            path,
-            flags,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
+        match open_inside(self.target, path, ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::LOOP) => {
+                let folder = open_inside(self.target, path, ResolveFlags::NO_MAGICLINKS)?;
+                self.check_depth(&folder)?;
+                Ok(folder)
+            }
+            opened => opened,
+        }
     }
 
-    fn whiteout(
-        &mut self,
-        parent: &OwnedFd,
-        path: &Path,
-        hidden: &str,
-        opaque: bool,
-        shown: &str,
-    ) -> Result<(), UnpackError> {
-        if opaque {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            self.done.opaque.push(folder.to_string_lossy().into_owned());
-            return Ok(());
+    /// A path over links tells nothing of how deep it leads; the way up does.
+    fn check_depth(&self, folder: &OwnedFd) -> rustix::io::Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = fstat(self.target)?;
+        let mut above = folder.try_clone().map_err(|_| Errno::MFILE)?;
+        for _ in 0..=self.limits.depth {
+            let here = fstat(&above)?;
+            if (here.st_dev, here.st_ino) == (root.st_dev, root.st_ino) {
+                return Ok(());
+            }
+            above = openat(&above, "..", flags, Mode::empty())?;
         }
-        // `.wh..wh.` names are aufs' own and mean nothing here.
-        if hidden.starts_with(WHITEOUT) {
-            return Ok(());
+        Err(TOO_DEEP)
+    }
+
+    fn whiteout(&mut self, parent: &OwnedFd, place: &Place, whiteout: Whiteout<'_>) -> Result<(), UnpackError> {
+        match whiteout {
+            Whiteout::Nothing => Ok(()),
+            Whiteout::Folder => self.opaque.add(place, self.limits),
+            Whiteout::Name(hidden) => {
+                self.clear(parent, hidden, &place.path.with_file_name(hidden), place)?;
+                mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0)
+                    .map_err(place.fail("make the whiteout"))
+            }
         }
-        if hidden.is_empty() || hidden == "." || hidden == ".." {
-            return Err(UnpackError::Refused {
-                what: "whiteout of nothing",
-                path: shown.to_owned(),
-            });
-        }
-        self.clear(parent, OsStr::new(hidden), &path.with_file_name(hidden), shown)?;
-        mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0).map_err(|errno| UnpackError::Entry {
-            action: "make the whiteout",
-            path: shown.to_owned(),
-            source: errno.into(),
-        })
     }
 
     /// Makes one file of any type; an earlier one of the same name in this layer gives way.
     fn make(
         &mut self,
         parent: &OwnedFd,
-        path: &Path,
+        place: &Place,
         name: &OsStr,
         entry: &mut Entry<'_, impl Read>,
-        shown: &str,
     ) -> Result<(), UnpackError> {
-        let fail = |action| {
-            move |errno: Errno| UnpackError::Entry {
-                action,
-                path: shown.to_owned(),
-                source: errno.into(),
-            }
-        };
-        let mode = Mode::from_raw_mode(entry.header().mode().unwrap_or(0o644) & 0o7777);
+        let path = &place.path;
         match entry.header().entry_type() {
             EntryType::Directory => {
                 let there = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map(|s| FileType::from_raw_mode(s.st_mode));
                 if there != Ok(FileType::Directory) {
-                    self.clear(parent, name, path, shown)?;
-                    mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(fail("make"))?;
+                    self.clear(parent, name, path, place)?;
+                    mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(place.fail("make"))?;
                 }
-                self.folders.insert(path.to_owned(), times(entry));
+                self.folder(place, entry)?;
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.clear(parent, name, path, shown)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = openat(parent, name, flags, Mode::from_raw_mode(0o600)).map_err(fail("make"))?;
-                let written = io::copy(entry, &mut File::from(file));
-                written.map_err(|source| UnpackError::Entry {
-                    action: "write",
-                    path: shown.to_owned(),
-                    source,
-                })?;
+                let create = || openat(parent, name, flags, Mode::from_raw_mode(0o600));
+                let file = match create() {
+                    Err(Errno::EXIST) => {
+                        self.clear(parent, name, path, place)?;
+                        create()
+                    }
+                    made => made,
+                };
+                let mut file = Summed::new(File::from(file.map_err(place.fail("make"))?));
+                let copied = match entry.header().entry_type() {
+                    EntryType::GNUSparse => copy_sparse(entry, &mut file, &mut self.piece),
+                    _ => copy(entry, &mut file, &mut self.piece),
+                };
+                let written = copied.and_then(|()| file.finish());
+                let (inode, checksum) = written.map_err(|source| place.unwritten(source))?;
+                self.done.written.add(inode, checksum);
             }
             EntryType::Symlink => {
-                let to = link_name(entry, shown)?;
-                self.clear(parent, name, path, shown)?;
-                symlinkat(to.as_os_str(), parent, name).map_err(fail("make"))?;
+                let to = place.link(entry)?;
+                self.clear(parent, name, path, place)?;
+                symlinkat(to.as_os_str(), parent, name).map_err(place.fail("make"))?;
             }
-            EntryType::Link => return self.hard_link(parent, path, name, entry, shown),
-            kind @ (EntryType::Char | EntryType::Block | EntryType::Fifo) => {
-                self.clear(parent, name, path, shown)?;
-                let (kind, device) = device(kind, entry);
-                match mknodat(parent, name, kind, mode, device) {
+            EntryType::Link => return self.hard_link(parent, place, name, entry),
+            EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                self.clear(parent, name, path, place)?;
+                let (kind, device) = device(entry);
+                match mknodat(parent, name, kind, Mode::from_raw_mode(mode(entry)), device) {
                     // Where the kernel does not let us (a user namespace), the container's own /dev has what it needs.
                     Err(Errno::PERM) => return Ok(()),
-                    result => result.map_err(fail("make"))?,
+                    result => result.map_err(place.fail("make"))?,
                 }
             }
             EntryType::XGlobalHeader => return Ok(()),
-            _ => {
-                return Err(UnpackError::Refused {
-                    what: "entry of an unknown type",
-                    path: shown.to_owned(),
-                });
-            }
+            _ => return Err(place.refuse("entry of an unknown type")),
         }
-        self.attributes(parent, path, name, entry, shown)
+        self.attributes(parent, name, entry, place)
     }
 
     /// A hard link within the layer. The entry's own mode and owner are not applied: they belong to the shared inode,
@@ -276,50 +262,46 @@ impl Extractor<'_> {
     fn hard_link(
         &mut self,
         parent: &OwnedFd,
-        path: &Path,
+        place: &Place,
         name: &OsStr,
         entry: &mut Entry<'_, impl Read>,
-        shown: &str,
     ) -> Result<(), UnpackError> {
-        let fail = |errno: Errno| UnpackError::Entry {
-            action: "link",
-            path: shown.to_owned(),
-            source: errno.into(),
-        };
-        let to = clean(&link_name(entry, shown)?)
-            .filter(|to| to.file_name().is_some())
-            .ok_or_else(|| UnpackError::Refused {
-                what: "hard link out of the layer",
-                path: shown.to_owned(),
-            })?;
-        if to == path {
+        let Some(to) = place.linked(entry)? else {
             return Ok(());
-        }
-        let folder = self.open_folder(to.parent().unwrap_or(Path::new(""))).map_err(fail)?;
+        };
+        let folder = self
+            .open_folder(to.parent().unwrap_or(Path::new("")))
+            .map_err(place.fail("link"))?;
         let to_name = to.file_name().unwrap_or_default();
-        statat(&folder, to_name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
-        self.clear(parent, name, path, shown)?;
-        linkat(&folder, to_name, parent, name, AtFlags::empty()).map_err(fail)
+        statat(&folder, to_name, AtFlags::SYMLINK_NOFOLLOW).map_err(place.fail("link"))?;
+        self.clear(parent, name, &place.path, place)?;
+        linkat(&folder, to_name, parent, name, AtFlags::empty()).map_err(place.fail("link"))
     }
 
     /// Removes an earlier entry of the same name.
-    fn clear(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path, shown: &str) -> Result<(), UnpackError> {
+    fn clear(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path, place: &Place) -> Result<(), UnpackError> {
         match unlinkat(parent, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
                 self.parent = None;
-                self.folders.retain(|folder, _| !folder.starts_with(path));
-                remove_tree(parent, name).map_err(|errno| UnpackError::Entry {
-                    action: "replace",
-                    path: shown.to_owned(),
-                    source: errno.into(),
-                })
+                self.forget_folders(path);
+                remove_tree(parent, name).map_err(place.fail("replace"))
             }
-            Err(errno) => Err(UnpackError::Entry {
-                action: "replace",
-                path: shown.to_owned(),
-                source: errno.into(),
-            }),
+            Err(errno) => Err(place.fail("replace")(errno)),
+        }
+    }
+
+    /// Of a tree that is gone.
+    fn forget_folders(&mut self, path: &Path) {
+        // Paths are ordered by their components, so those below one follow it.
+        let below = self.folders.range(path.to_owned()..);
+        let gone: Vec<_> = below
+            .map(|(folder, _)| folder.clone())
+            .take_while(|folder| folder.starts_with(path))
+            .collect();
+        for folder in gone {
+            self.folder_bytes -= folder.as_os_str().len() + size_of::<(PathBuf, Timestamps)>();
+            self.folders.remove(&folder);
         }
     }
 
@@ -327,73 +309,22 @@ impl Extractor<'_> {
     fn attributes(
         &self,
         parent: &OwnedFd,
-        path: &Path,
         name: &OsStr,
         entry: &mut Entry<'_, impl Read>,
-        shown: &str,
+        place: &Place,
     ) -> Result<(), UnpackError> {
-        let fail = |action| {
-            move |errno: Errno| UnpackError::Entry {
-                action,
-                path: shown.to_owned(),
-                source: errno.into(),
-            }
-        };
-        let header = entry.header();
-        let id = |id: io::Result<u64>| u32::try_from(id.unwrap_or(0)).unwrap_or(u32::MAX - 1);
-        let (uid, gid) = (Uid::from_raw(id(header.uid())), Gid::from_raw(id(header.gid())));
-        chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(fail("own"))?;
-        let kind = header.entry_type();
-        let mode = Mode::from_raw_mode(header.mode().unwrap_or(0o644) & 0o7777);
+        let (uid, gid) = place.owner(entry)?;
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(place.fail("own"))?;
+        let kind = entry.header().entry_type();
         let times = times(entry);
         if !kind.is_symlink() {
-            chmodat(parent, name, mode, AtFlags::empty()).map_err(fail("set the mode of"))?;
-            self.extended(parent, name, entry, shown)?;
+            let mode = Mode::from_raw_mode(mode(entry));
+            chmodat(parent, name, mode, AtFlags::empty()).map_err(place.fail("set the mode of"))?;
+            extend(parent, name, &attributes(entry)?).map_err(place.fail("set an attribute of"))?;
         }
         if kind != EntryType::Directory {
-            utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(fail("set the time of"))?;
-        }
-        let _ = path;
-        Ok(())
-    }
-
-    /// `SCHILY.xattr.*` records. `trusted.*` ones are overlayfs' and never an image's.
-    fn extended(
-        &self,
-        parent: &OwnedFd,
-        name: &OsStr,
-        entry: &mut Entry<'_, impl Read>,
-        shown: &str,
-    ) -> Result<(), UnpackError> {
-        let kind = entry.header().entry_type();
-        let Some(records) = entry.pax_extensions()? else {
-            return Ok(());
-        };
-        let mut wanted = Vec::new();
-        for record in records {
-            let record = record?;
-            if let Some(attribute) = record.key().ok().and_then(|key| key.strip_prefix("SCHILY.xattr."))
-                && !attribute.starts_with("trusted.")
-            {
-                wanted.push((attribute.to_owned(), record.value_bytes().to_vec()));
-            }
-        }
-        if wanted.is_empty() || !matches!(kind, EntryType::Regular | EntryType::Directory | EntryType::Continuous) {
-            return Ok(());
-        }
-        let fail = |errno: Errno| UnpackError::Entry {
-            action: "set an attribute of",
-            path: shown.to_owned(),
-            source: errno.into(),
-        };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = openat(parent, name, flags, Mode::empty()).map_err(fail)?;
-        for (attribute, value) in wanted {
-            match fsetxattr(&file, attribute.as_str(), &value, XattrFlags::empty()) {
-                // A file system without this kind of attribute: the file is whole without it.
-                Ok(()) | Err(Errno::OPNOTSUPP) => {}
-                Err(errno) => return Err(fail(errno)),
-            }
+            utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(place.fail("set the time of"))?;
         }
         Ok(())
     }
@@ -411,51 +342,99 @@ impl Extractor<'_> {
                 Err(errno) => return Err(fail(errno)),
             }
         }
-        Ok(self.done)
+        Ok(Extracted {
+            opaque: self.opaque.into_folders(),
+            ..self.done
+        })
     }
 }
 
-/// The path inside the layer: no root, no `.`; `None` when it climbs.
-fn clean(path: &Path) -> Option<PathBuf> {
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => return None,
+/// A file and the checksum of what was written to it.
+struct Summed {
+    file: File,
+    checksum: crc32fast::Hasher,
+}
+
+impl Summed {
+    fn new(file: File) -> Self {
+        Self {
+            file,
+            checksum: crc32fast::Hasher::new(),
         }
     }
-    Some(clean)
+
+    /// Leaves a hole of the size of `zeros`.
+    fn skip(&mut self, zeros: &[u8]) -> io::Result<()> {
+        self.checksum.update(zeros);
+        self.file.seek_relative(zeros.len() as i64)
+    }
+
+    /// Its inode's number and its checksum.
+    fn finish(self) -> io::Result<(u64, u32)> {
+        Ok((fstat(&self.file)?.st_ino, self.checksum.finalize()))
+    }
 }
 
-fn link_name(entry: &Entry<'_, impl Read>, shown: &str) -> Result<PathBuf, UnpackError> {
-    let name = entry
-        .link_name_bytes()
-        .filter(|name| !name.is_empty() && !name.contains(&0));
-    let name = name.ok_or_else(|| UnpackError::Refused {
-        what: "link to nothing",
-        path: shown.to_owned(),
-    })?;
-    Ok(PathBuf::from(OsStr::from_bytes(&name)))
+impl Write for Summed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.checksum.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
-fn device(kind: EntryType, entry: &Entry<'_, impl Read>) -> (FileType, u64) {
-    let number = |part: io::Result<Option<u32>>| part.ok().flatten().unwrap_or(0);
-    let device = makedev(
-        number(entry.header().device_major()),
-        number(entry.header().device_minor()),
-    );
-    match kind {
-        EntryType::Char => (FileType::CharacterDevice, device),
-        EntryType::Block => (FileType::BlockDevice, device),
-        _ => (FileType::Fifo, 0),
+/// Gives a file or a folder its extended attributes.
+fn extend(parent: &OwnedFd, name: &OsStr, attributes: &[(String, Vec<u8>)]) -> rustix::io::Result<()> {
+    if attributes.is_empty() {
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(parent, name, flags, Mode::empty())?;
+    for (attribute, value) in attributes {
+        match fsetxattr(&file, attribute.as_str(), value, XattrFlags::empty()) {
+            // A file system without this kind of attribute: the file is whole without it.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// In pieces of which the page cache makes large folios: `io::copy` writes 8 KiB at once.
+fn copy(entry: &mut impl Read, file: &mut Summed, piece: &mut [u8]) -> io::Result<()> {
+    loop {
+        match entry.read(piece)? {
+            0 => return Ok(()),
+            read => file.write_all(&piece[..read])?,
+        }
+    }
+}
+
+/// Holes stay holes: a file of a thousand bytes may say that it is as large as the disk.
+fn copy_sparse(entry: &mut impl Read, file: &mut Summed, block: &mut [u8]) -> io::Result<()> {
+    let zeros = vec![0; block.len()];
+    let mut size = 0;
+    loop {
+        let read = entry.read(block)?;
+        if read == 0 {
+            return file.file.set_len(size);
+        }
+        size += read as u64;
+        if block[..read] == zeros[..read] {
+            file.skip(&block[..read])?;
+        } else {
+            file.write_all(&block[..read])?;
+        }
     }
 }
 
 fn times(entry: &Entry<'_, impl Read>) -> Timestamps {
-    let seconds = i64::try_from(entry.header().mtime().unwrap_or(0)).unwrap_or(0);
     let time = Timespec {
-        tv_sec: seconds,
+        tv_sec: mtime(entry),
         tv_nsec: 0,
     };
     Timestamps {

@@ -5,6 +5,8 @@ use std::io::{self, BufRead, BufReader, Read};
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
+use crate::model::hex;
+
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
@@ -27,6 +29,17 @@ impl Compression {
         })
     }
 
+    /// By a stream's first bytes.
+    pub fn of(first: &[u8]) -> Self {
+        match first {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            // A skippable frame, as zstd:chunked may begin with.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+
     /// A reader of the uncompressed bytes.
     ///
     /// # Errors
@@ -34,13 +47,7 @@ impl Compression {
     pub fn reader<'a>(self, input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
         let mut input = BufReader::with_capacity(128 * 1024, input);
         let kind = match self {
-            Self::Auto => match input.fill_buf()? {
-                [0x1f, 0x8b, ..] => Self::Gzip,
-                [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
-                // A skippable frame, as zstd:chunked may begin with.
-                [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-                _ => Self::None,
-            },
+            Self::Auto => Self::of(input.fill_buf()?),
             known => known,
         };
         Ok(match kind {
@@ -77,9 +84,4 @@ impl<R: Read> Read for Hashed<R> {
         self.hash.update(&buffer[..count]);
         Ok(count)
     }
-}
-
-/// Lower-case hex digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

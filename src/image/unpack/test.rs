@@ -52,13 +52,22 @@ fn apply(bytes: &[u8]) -> (tempfile::TempDir, Result<Unpacked, UnpackError>) {
         bytes,
         Compression::Auto,
         &target,
+        Snapshotter::Overlay,
         &Limits {
             entries: 100,
             bytes: 1 << 20,
-            path_bytes: 4096,
+            ..Limits::default()
         },
+        &Pulse::new(false),
     );
     (dir, result)
+}
+
+fn tree(unpacked: Unpacked) -> String {
+    match unpacked.made {
+        Made::Folder { tree, .. } => tree,
+        Made::Erofs { .. } => panic!("an image"),
+    }
 }
 
 #[test]
@@ -93,7 +102,8 @@ fn whiteouts_become_overlay_ones() {
         .file("d/.wh.gone", b"")
         .bytes();
     let (dir, result) = apply(&bytes);
-    assert_eq!(result.unwrap().opaque, ["d"]);
+    let made = result.unwrap().made;
+    assert!(matches!(made, Made::Folder { opaque, .. } if opaque == ["d"]));
     let meta = fs::symlink_metadata(dir.path().join("d/gone")).unwrap();
     assert!(meta.file_type().is_char_device() && meta.rdev() == 0);
 }
@@ -172,4 +182,39 @@ fn the_diff_id_is_of_the_whole_stream() {
     let mut reader = expected;
     io::copy(&mut reader, &mut io::sink()).unwrap();
     assert_eq!(apply(&bytes).1.unwrap().diff_id, reader.digest());
+}
+
+#[test]
+fn the_digest_taken_while_writing_is_that_of_the_files() {
+    let layer = Layer::new()
+        .dir("etc/")
+        .file("etc/replaced", b"first")
+        .file("etc/replaced", b"second")
+        .file("becomes-link", b"x")
+        .add(EntryType::Symlink, "becomes-link", 0o777, "etc", b"")
+        .add(EntryType::Link, "linked", 0o644, "etc/replaced", b"")
+        .file("not/listed/above", b"deep")
+        .file(".wh.gone", b"")
+        .file("opaque/.wh..wh..opq", b"")
+        .file("opaque", b"a later entry took the folder's place")
+        .bytes();
+    let (dir, unpacked) = apply(&layer);
+    let unpacked = unpacked.unwrap();
+    let stored = || digest_of_stored(&File::open(dir.path()).unwrap(), || true);
+    assert_eq!(stored().unwrap(), tree(unpacked));
+    let (_again, same) = apply(&Layer::new().dir("a/").file("a/b", b"c").bytes());
+    let (_other, other) = apply(&Layer::new().dir("a/").file("a/c", b"b").bytes());
+    assert_ne!(tree(same.unwrap()), tree(other.unwrap()));
+    for change in [
+        |dir: &Path| fs::write(dir.join("etc/replaced"), "third!").unwrap(),
+        |dir: &Path| fs::rename(dir.join("linked"), dir.join("renamed")).unwrap(),
+        |dir: &Path| fs::set_permissions(dir.join("not"), fs::Permissions::from_mode(0o700)).unwrap(),
+        |dir: &Path| fs::remove_file(dir.join("becomes-link")).unwrap(),
+    ] {
+        let before = stored().unwrap();
+        change(dir.path());
+        assert_ne!(stored().unwrap(), before);
+    }
+    let stopped = digest_of_stored(&File::open(dir.path()).unwrap(), || false);
+    assert_eq!(stopped.unwrap_err().kind(), io::ErrorKind::Interrupted);
 }
