@@ -8,7 +8,10 @@ use super::{
     error::{Fault, status, to_its_end},
     parse, render,
 };
-use crate::{image::Images, pod::Pods};
+use crate::{
+    image::{Images, registry::Puller},
+    pod::Pods,
+};
 
 pub struct ImageCalls {
     pub images: Images,
@@ -64,10 +67,15 @@ impl ImageService for ImageCalls {
     async fn pull_image(&self, request: Request<wire::PullImageRequest>) -> Answer<wire::PullImageResponse> {
         let request = request.into_inner();
         let (name, auth) = (name(request.image)?, parse::auth(request.auth));
+        let sandbox = request.sandbox_config.and_then(|sandbox| sandbox.metadata);
+        let puller = Puller {
+            auth: auth.as_ref(),
+            namespace: sandbox.as_ref().map(|metadata| metadata.namespace.as_str()),
+        };
         // Not carried on without its client: a download that nobody waits for is only traffic.
         let pulled = self
             .images
-            .pull(&name, auth)
+            .pull(&name, puller)
             .await
             .map_err(|error| status("PullImage", &error))?;
         Ok(Response::new(wire::PullImageResponse { image_ref: pulled.0 }))

@@ -18,6 +18,7 @@ mod pull;
 mod records;
 pub mod reference;
 pub mod registry;
+mod shares;
 pub mod snapshot;
 mod store;
 pub mod unpack;
@@ -27,7 +28,9 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Auth, ContainerId, ErrorKind, FsUsage, ImageId, ImageView};
+use crate::model::{ContainerId, ErrorKind, FsUsage, ImageId, ImageView};
+use reference::Reference;
+use registry::Puller;
 use store::Store;
 
 /// Where images come from.
@@ -36,8 +39,26 @@ use store::Store;
 pub struct Config {
     /// Folder of `hosts.toml` files, in containerd's layout; read at each pull.
     pub hosts_dir: PathBuf,
+    /// `registries.conf` of the containers tools, with its drop-ins in the folder `registries.conf.d` beside it; read at each
+    /// pull. The default need not be there; empty: none.
+    pub registries_conf: PathBuf,
+    /// Credentials for registries and mirrors where a pull brings none: Docker's `config.json` or the containers tools'
+    /// `auth.json`; read at each pull.
+    pub auth_file: Option<PathBuf>,
+    /// Folder of `NAMESPACE-SHA256.json`, credentials of one namespace for one pull of one repository, as CRI-O's credential
+    /// provider writes them. They win over `auth_file`, and are removed by the pull that uses them.
+    pub namespaced_auth_dir: Option<PathBuf>,
     /// Layers unpacked at once; 0: cores + 1.
     pub concurrent_layers: usize,
+    /// Blobs fetched at once by all pulls together, parts of a blob each for itself; shared evenly between pulls.
+    pub connections: usize,
+    /// Bytes a second of all pulls together; 0: as fast as they come.
+    pub bandwidth: u64,
+    /// Parts of one large blob fetched at once where one connection is slower than unpacking, from registries that can; 1:
+    /// never more than one.
+    pub parallel_ranges: usize,
+    /// A blob is fetched in parts when it has at least so many bytes left.
+    pub parallel_ranges_from: u64,
     /// Archives in this folder are imported at start; for nodes without a registry.
     pub preload_dir: Option<PathBuf>,
     /// Images that the kubelet's clean-up leaves alone: full names with tag or digest, or with a `*` at the end, the
@@ -47,11 +68,41 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let bounds = registry::Bounds::default();
         Self {
             hosts_dir: "/etc/inro/hosts".into(),
+            registries_conf: registry::DEFAULT_REGISTRIES_CONF.into(),
+            auth_file: None,
+            namespaced_auth_dir: None,
             concurrent_layers: 0,
+            connections: bounds.connections,
+            bandwidth: bounds.bandwidth,
+            parallel_ranges: bounds.ranges,
+            parallel_ranges_from: bounds.ranges_from,
             preload_dir: None,
             pinned: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// How much may be fetched at once.
+    fn bounds(&self) -> registry::Bounds {
+        registry::Bounds {
+            connections: self.connections,
+            bandwidth: self.bandwidth,
+            ranges: self.parallel_ranges,
+            ranges_from: self.parallel_ranges_from,
+        }
+    }
+
+    /// The files that say where images are to be had, and as whom.
+    pub fn files(&self) -> registry::Files {
+        registry::Files {
+            hosts_dir: self.hosts_dir.clone(),
+            registries_conf: self.registries_conf.clone(),
+            auth_file: self.auth_file.clone(),
+            namespaced_auth_dir: self.namespaced_auth_dir.clone(),
         }
     }
 }
@@ -131,8 +182,24 @@ impl Images {
     ///
     /// # Errors
     /// [`ImageError`]; nothing is named that is not whole.
-    pub async fn pull(&self, reference: &str, auth: Option<Auth>) -> Result<ImageId, ImageError> {
-        pull::pull(self, reference, auth).await
+    pub async fn pull(&self, reference: &str, puller: Puller<'_>) -> Result<ImageId, ImageError> {
+        pull::pull(self, reference, puller).await
+    }
+
+    /// By image id or the beginning of one, or by what `registries.conf` says that a name means.
+    fn find(&self, name: &str) -> Result<Option<ImageView>, ImageError> {
+        if Reference::names_registry(name) || name.starts_with("sha256:") {
+            return self.store.find(name);
+        }
+        if let Some(image) = self.store.find_id(name) {
+            return Ok(Some(image));
+        }
+        for candidate in registry::candidates(&self.config.registries_conf, name)? {
+            if let Some(image) = self.store.find(&candidate.reference.to_string())? {
+                return Ok(Some(image));
+            }
+        }
+        Ok(None)
     }
 
     /// The image that a reference, an image id or the unique beginning of one means; `None` when there is none.
@@ -140,14 +207,14 @@ impl Images {
     /// # Errors
     /// [`ImageError::Reference`] when it is none of these.
     pub fn status(&self, name: &str) -> Result<Option<ImageView>, ImageError> {
-        Ok(self.store.find(name)?.map(|image| self.marked(image)))
+        Ok(self.find(name)?.map(|image| self.marked(image)))
     }
 
     /// All images, or the one that `filter` means.
     pub fn list(&self, filter: Option<&str>) -> Vec<ImageView> {
         let images = match filter {
             None => self.store.all(),
-            Some(name) => self.store.find(name).ok().flatten().into_iter().collect(),
+            Some(name) => self.find(name).ok().flatten().into_iter().collect(),
         };
         images.into_iter().map(|image| self.marked(image)).collect()
     }
@@ -167,7 +234,7 @@ impl Images {
     /// # Errors
     /// [`ImageError::Reference`], [`ImageError::Io`].
     pub fn remove(&self, name: &str) -> Result<(), ImageError> {
-        match self.store.find(name)? {
+        match self.find(name)? {
             Some(image) => self.store.remove(&image.id),
             None => Ok(()),
         }

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     process::Stdio,
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use sha2::{Digest, Sha256};
@@ -19,11 +22,12 @@ use super::{
     manifest::{self, Descriptor, Document, ManifestError},
     records::{ImageRecord, VERSION},
     reference::Reference,
-    registry::{Registry, Session},
+    registry::{Puller, Registry, Session, Taking, Traffic},
+    shares::Asker,
     store::Store,
     unpack::{Refusal, Snapshotter, Unpacked},
 };
-use crate::model::{Auth, ImageId};
+use crate::model::{Auth, ErrorKind, ImageId};
 
 /// Most bytes of an image's config.
 const MOST_CONFIG: u64 = 8 << 20;
@@ -32,6 +36,9 @@ const MOST_CONFIG: u64 = 8 << 20;
 pub struct Pulls {
     /// How many layers are unpacked at once.
     workers: Arc<Semaphore>,
+    /// What they fetch, all together.
+    traffic: Arc<Traffic>,
+    askers: AtomicU64,
     /// One download per layer: whoever comes second waits for the first. Guards the table only.
     layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -46,8 +53,15 @@ impl Pulls {
         };
         Self {
             workers: Arc::new(Semaphore::new(count)),
+            traffic: Arc::new(Traffic::new(config.bounds())),
+            askers: AtomicU64::new(0),
             layers: Mutex::default(),
         }
+    }
+
+    /// Someone who asks for places, and gets as many as the others do.
+    fn asker(&self) -> Asker {
+        self.askers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The turn of whoever fetches a layer.
@@ -75,10 +89,32 @@ struct Found {
     blobs: Vec<(String, Vec<u8>)>,
 }
 
-pub async fn pull(images: &Images, text: &str, auth: Option<Auth>) -> Result<ImageId, ImageError> {
-    let reference: Reference = text.parse()?;
-    let registry = Registry::new(&images.config.hosts_dir);
-    let session = Arc::new(registry.resolve(&reference, auth.as_ref()).await?);
+/// Pulls what a name may mean, the first of it that is there.
+pub async fn pull(images: &Images, text: &str, puller: Puller<'_>) -> Result<ImageId, ImageError> {
+    let registry = Registry::open(&images.config.files(), text, &puller, Taking::Once)?;
+    let mut first = None;
+    for candidate in registry.candidates(text)? {
+        match pull_one(images, &registry, candidate.reference, puller.auth).await {
+            Ok(id) => return Ok(id),
+            Err(error) => {
+                tracing::debug!(image = text, %error, "next candidate");
+                // That it is not in one of them says less than anything else.
+                let says_more = |known: &ImageError| known.kind() != ErrorKind::NotFound;
+                first = Some(first.filter(says_more).unwrap_or(error));
+            }
+        }
+    }
+    Err(first.unwrap_or(ImageError::Abandoned))
+}
+
+async fn pull_one(
+    images: &Images,
+    registry: &Registry,
+    reference: Reference,
+    auth: Option<&Auth>,
+) -> Result<ImageId, ImageError> {
+    let pulls = &images.pulls;
+    let session = Arc::new(registry.resolve(&reference, auth, &pulls.traffic, pulls.asker())?);
     let found = find(&session, &reference).await?;
     let config_bytes = fetch_config(&session, &found.config).await?;
     let (config, diff_ids) = manifest::config(&config_bytes, found.layers.len())?;

@@ -25,6 +25,19 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
+    /// As it is written: without a tag and a digest it names a repository, which [`Self::from_str`] makes `latest` of.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn as_written(text: &str) -> Result<Self, String> {
+        parse(text)
+    }
+
+    /// Whether a name as people write it says which registry it is of. Otherwise it is a short one.
+    pub fn names_registry(text: &str) -> bool {
+        text.split_once('/').is_some_and(|(first, _)| can_be_host(first))
+    }
+
     /// `registry/repository:tag`, when there is a tag.
     pub fn tagged(&self) -> Option<String> {
         self.tag.as_ref().map(|tag| format!("{}:{tag}", self.name()))
@@ -37,10 +50,15 @@ impl FromStr for Reference {
     /// A bare name means Docker Hub, and no tag and no digest mean `latest`, as with every engine. The grammar is that of
     /// `github.com/distribution/reference`.
     fn from_str(text: &str) -> Result<Self, ImageError> {
-        parse(text).map_err(|why| ImageError::Reference {
+        let mut reference = Self::as_written(text).map_err(|why| ImageError::Reference {
             reference: text.to_owned(),
             why,
-        })
+        })?;
+        // With a digest and no tag, none: `latest` would be a name that nobody gave.
+        if reference.tag.is_none() && reference.digest.is_none() {
+            reference.tag = Some("latest".into());
+        }
+        Ok(reference)
     }
 }
 
@@ -55,12 +73,10 @@ fn parse(text: &str) -> Result<Reference, String> {
     let (name, tag) = split_off(rest, colon);
     tag.map_or(Ok(()), check_tag)?;
     let (registry, repository) = split_name(name)?;
-    // With a digest and no tag, none: `latest` would be a name that nobody gave.
-    let latest = || digest.is_none().then_some("latest");
     Ok(Reference {
         registry: registry.to_owned(),
         repository,
-        tag: tag.or_else(latest).map(str::to_owned),
+        tag: tag.map(str::to_owned),
         digest: digest.map(str::to_owned),
     })
 }
@@ -77,7 +93,7 @@ fn split_off(text: &str, place: Option<usize>) -> (&str, Option<&str>) {
 fn split_name(name: &str) -> Result<(&str, String), String> {
     let (registry, path) = match name.split_once('/') {
         Some(("index.docker.io", path)) => (HUB, path),
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+        Some((host, path)) if can_be_host(host) => (host, path),
         _ => (HUB, name),
     };
     if !is_host(registry) {
@@ -94,6 +110,11 @@ fn split_name(name: &str) -> Result<(&str, String), String> {
         true => Ok((registry, repository)),
         false => Err(format!("{path:?} is not a repository's name")),
     }
+}
+
+/// Whether the first part of a name is a host, and not the first folder of a repository.
+fn can_be_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost"
 }
 
 /// `host` or `host:port`. Underscores are in no name of the DNS, but there are registries that have one.
@@ -149,13 +170,22 @@ impl fmt::Display for Reference {
 pub fn check_digest(digest: &str) -> Result<(), String> {
     let hex = digest
         .strip_prefix("sha256:")
-        .ok_or_else(|| format!("{digest:?} is not a sha256 digest"))?;
+        .ok_or_else(|| format!("{:?} is not a sha256 digest", shortened(digest)))?;
     let plain = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     if plain {
         Ok(())
     } else {
-        Err(format!("{digest:?} is not 64 lower-case hex digits"))
+        Err(format!("{:?} is not 64 lower-case hex digits", shortened(digest)))
     }
+}
+
+/// So much of a text that is not ours as an error has room for.
+pub fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(100).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
 }
 
 #[cfg(test)]

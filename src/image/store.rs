@@ -65,23 +65,27 @@ impl Store {
         })
     }
 
+    /// By image id or id prefix.
+    pub fn find_id(&self, name: &str) -> Option<ImageView> {
+        let hex = id_prefix(name)?;
+        let state = self.lock();
+        let begins = |record: &&ImageRecord| record.id.0["sha256:".len()..].starts_with(hex);
+        let mut matching = state.images.values().filter(begins);
+        match (matching.next(), matching.next()) {
+            (Some(record), None) => Some(self.view(record)),
+            _ => None,
+        }
+    }
+
     /// By image id, id prefix or reference.
     pub fn find(&self, name: &str) -> Result<Option<ImageView>, ImageError> {
-        let state = self.lock();
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_hex = hex.len() >= 3 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if is_hex {
-            let mut matching = state
-                .images
-                .values()
-                .filter(|record| record.id.0["sha256:".len()..].starts_with(hex));
-            if let (Some(record), None) = (matching.next(), matching.next()) {
-                return Ok(Some(self.view(record)));
-            }
-            if name.starts_with("sha256:") {
-                return Ok(None);
-            }
+        if let Some(image) = self.find_id(name) {
+            return Ok(Some(image));
         }
+        if name.starts_with("sha256:") && id_prefix(name).is_some() {
+            return Ok(None);
+        }
+        let state = self.lock();
         let reference: Reference = name.parse()?;
         let by_digest = reference
             .digest
@@ -298,4 +302,11 @@ fn merge(into: &mut Vec<String>, from: &[String]) {
             into.push(name.clone());
         }
     }
+}
+
+/// The hex digits of a name that can be an image id or the beginning of one.
+fn id_prefix(name: &str) -> Option<&str> {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    let is_hex = hex.len() >= 3 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    is_hex.then_some(hex)
 }

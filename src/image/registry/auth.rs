@@ -59,12 +59,13 @@ impl Credentials {
 }
 
 /// `https://index.docker.io/v1/` names Docker Hub in configuration files of old.
-fn host_of(address: &str) -> &str {
+pub fn host_of(address: &str) -> &str {
     let bare = address.split_once("://").map_or(address, |(_, rest)| rest);
     hub(bare.split('/').next().unwrap_or(bare))
 }
 
-fn hub(host: &str) -> &str {
+/// Docker Hub's one name.
+pub fn hub(host: &str) -> &str {
     match host {
         "index.docker.io" | "registry-1.docker.io" => "docker.io",
         host => host,

@@ -1,11 +1,20 @@
 //! HTTP to one endpoint of one repository: login, retries, redirects.
 
-use std::{error::Error, fs, sync::Mutex, time::Duration};
+use std::{
+    error::Error,
+    fs,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use reqwest::{
     Method, Response, StatusCode, Url,
     header::{
-        ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+        ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
+        WWW_AUTHENTICATE,
     },
     redirect,
 };
@@ -13,9 +22,11 @@ use reqwest::{
 use super::{
     RegistryError, STALL,
     auth::{Challenge, Credentials, TokenJson},
-    hosts::Endpoint,
+    auth_file::{Entry, Held},
+    hosts::{ClientCertificate, Endpoint},
+    traffic::Traffic,
 };
-use crate::model::Secret;
+use crate::{image::reference::Reference, model::Secret};
 
 /// Tries of one request that fails for reasons that pass.
 const TRIES: u32 = 4;
@@ -30,18 +41,57 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Where something is asked for.
+pub struct Place {
+    /// The image as it is called there.
+    pub reference: Reference,
+    pub endpoint: Endpoint,
+    /// Which file made it this one; `None`: none did, it is the image's own name.
+    pub rule: Option<String>,
+}
+
 /// An endpoint as one session uses it.
 pub struct Client {
     pub endpoint: Endpoint,
-    repository: String,
-    credentials: Option<Credentials>,
+    /// The image as it is called here.
+    pub reference: Reference,
+    /// Which file made it this one.
+    pub rule: Option<String>,
+    pub credentials: Option<Entry>,
     http: reqwest::Client,
+    /// Whether it speaks no TLS, where it need not; known after the first request.
+    is_plain: OnceLock<bool>,
     /// What the last login gave. Guards the slot only.
     authorization: Mutex<Option<HeaderValue>>,
+    traffic: Arc<Traffic>,
+    /// It did not answer this session.
+    is_silent: AtomicBool,
+}
+
+/// A part of a blob.
+pub struct Part {
+    pub begin: u64,
+    /// The first byte after it; `None`: all the rest.
+    pub end: Option<u64>,
+    /// Only if it still is what it was; the whole of it else.
+    pub if_range: Option<HeaderValue>,
+}
+
+impl Part {
+    fn header(&self) -> HeaderValue {
+        let last = self.end.map_or_else(String::new, |end| (end - 1).to_string());
+        let text = format!("bytes={}-{last}", self.begin);
+        HeaderValue::try_from(text).expect("digits are a header's value")
+    }
 }
 
 impl Client {
-    pub fn new(endpoint: Endpoint, repository: &str, credentials: Option<Credentials>) -> Result<Self, RegistryError> {
+    pub fn new(place: Place, credentials: Option<Entry>, traffic: Arc<Traffic>) -> Result<Self, RegistryError> {
+        let Place {
+            reference,
+            endpoint,
+            rule,
+        } = place;
         let invalid = |why: String| RegistryError::Invalid {
             what: endpoint.url.to_string(),
             why,
@@ -66,36 +116,67 @@ impl Client {
             roots.extend(own);
         }
         builder = builder.tls_certs_only(roots);
+        if let Some(own) = &endpoint.client {
+            builder = builder.identity(identity(own).map_err(invalid)?);
+        }
         if endpoint.skip_verify {
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
         let http = builder.build().map_err(|error| invalid(why(&error)))?;
         let authorization = match &credentials {
-            Some(Credentials::Registry(token)) => Some(bearer(token).map_err(invalid)?),
+            Some(Entry {
+                credentials: Held::Ready(Credentials::Registry(token)),
+                ..
+            }) => Some(bearer(token).map_err(invalid)?),
             _ => None,
         };
         Ok(Self {
-            repository: repository.to_owned(),
+            reference,
+            rule,
             credentials,
             http,
+            is_plain: OnceLock::new(),
             authorization: Mutex::new(authorization),
+            traffic,
+            is_silent: AtomicBool::new(false),
             endpoint,
         })
     }
 
-    /// GETs a path of the repository. Answers a success; everything else is an error.
-    pub async fn get(&self, path: &str, accept: Option<&str>, from: Option<u64>) -> Result<Response, RegistryError> {
-        let url = self.url(path)?;
-        let what = url.to_string();
+    /// Whether it did not answer lately, and is to be asked after those that did.
+    pub fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed) || self.traffic.is_silent(&self.endpoint.url)
+    }
+
+    pub fn did_not_answer(&self) {
+        self.is_silent.store(true, Ordering::Relaxed);
+        self.traffic.did_not_answer(&self.endpoint.url);
+    }
+
+    /// GETs a path of the repository, or a part of what is there. Answers a success; everything else is an error.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn get(&self, path: &str, accept: Option<&str>, part: Option<Part>) -> Result<Response, RegistryError> {
+        let got = self.try_get(path, accept, part).await;
+        match &got {
+            Ok(_) => self.is_silent.store(false, Ordering::Relaxed),
+            Err(RegistryError::Unavailable { .. }) => self.did_not_answer(),
+            Err(_) => {}
+        }
+        got
+    }
+
+    async fn try_get(&self, path: &str, accept: Option<&str>, part: Option<Part>) -> Result<Response, RegistryError> {
+        let mut url = self.url(path)?;
+        let mut what = url.to_string();
         let mut headers = self.endpoint.headers.clone();
         if let Some(accept) = accept.and_then(|accept| HeaderValue::from_str(accept).ok()) {
             headers.insert(ACCEPT, accept);
         }
-        if let Some(from) = from {
-            headers.insert(
-                RANGE,
-                HeaderValue::from_str(&format!("bytes={from}-")).unwrap_or(HeaderValue::from_static("")),
-            );
+        if let Some(part) = part {
+            headers.insert(RANGE, part.header());
+            headers.extend(part.if_range.map(|etag| (IF_RANGE, etag)));
         }
         let mut logged_in = false;
         let mut tries = 0;
@@ -103,7 +184,15 @@ impl Client {
             tries += 1;
             let patience = Duration::from_millis(100 << tries);
             let response = match self.send(&url, &headers).await {
-                Ok(response) => response,
+                Ok(response) => {
+                    self.is_plain.get_or_init(|| false);
+                    response
+                }
+                Err(error) if !error.is_builder() && self.turns_plain() => {
+                    url = self.url(path)?;
+                    what = url.to_string();
+                    continue;
+                }
                 Err(error) if tries < TRIES && !error.is_builder() && !error.is_connect() => {
                     tokio::time::sleep(patience).await;
                     continue;
@@ -192,7 +281,8 @@ impl Client {
             status: 401,
         };
         let challenge = Challenge::parse(response.headers().get_all(WWW_AUTHENTICATE).iter()).ok_or_else(denied)?;
-        let value = match (challenge, &self.credentials) {
+        let credentials = self.credentials().await.map_err(login)?;
+        let value = match (challenge, &credentials) {
             (_, Some(Credentials::Registry(_))) => return Err(denied()),
             (Challenge::Basic, Some(Credentials::Password { user, password })) => {
                 use base64::Engine;
@@ -202,7 +292,7 @@ impl Client {
             (Challenge::Basic, _) => return Err(denied()),
             (Challenge::Bearer { realm, service, scope }, credentials) => {
                 let scope = if scope.is_empty() {
-                    format!("repository:{}:pull", self.repository)
+                    format!("repository:{}:pull", self.reference.repository)
                 } else {
                     scope
                 };
@@ -217,6 +307,19 @@ impl Client {
         Ok(())
     }
 
+    /// A helper is asked at each login, and by a registry that asks only: what it knows may be good for minutes.
+    async fn credentials(&self) -> Result<Option<Credentials>, String> {
+        match self.credentials.as_ref().map(|entry| &entry.credentials) {
+            None => Ok(None),
+            Some(Held::Ready(credentials)) => Ok(Some(credentials.clone())),
+            Some(Held::Helper(helper)) => {
+                let helper = helper.clone();
+                let asked = tokio::task::spawn_blocking(move || helper.ask()).await;
+                asked.unwrap_or_else(|_| Err("the helper was abandoned".into()))
+            }
+        }
+    }
+
     async fn token(
         &self,
         realm: &str,
@@ -225,7 +328,7 @@ impl Client {
         credentials: Option<&Credentials>,
     ) -> Result<Secret, String> {
         let realm = Url::parse(realm).map_err(|error| format!("realm {realm:?}: {error}"))?;
-        if !safe(&self.endpoint.url, &realm) {
+        if !safe(self.base(), &realm) {
             return Err(format!("realm {realm} is not safe to log in at"));
         }
         let request = match credentials {
@@ -277,10 +380,26 @@ impl Client {
             .ok_or_else(|| "the token server's answer has no token".into())
     }
 
-    fn url(&self, path: &str) -> Result<Url, RegistryError> {
-        let base = self.endpoint.url.as_str().trim_end_matches('/');
+    fn base(&self) -> &Url {
+        match &self.endpoint.or_plain {
+            Some(plain) if self.is_plain.get() == Some(&true) => plain,
+            _ => &self.endpoint.url,
+        }
+    }
+
+    /// Whether plain HTTP is to be tried now that TLS was not to be had.
+    fn turns_plain(&self) -> bool {
+        self.endpoint.or_plain.is_some() && self.is_plain.set(true).is_ok()
+    }
+
+    /// A path of the repository.
+    ///
+    /// # Errors
+    /// [`RegistryError::Invalid`] when it makes no URL.
+    pub fn url(&self, path: &str) -> Result<Url, RegistryError> {
+        let base = self.base().as_str().trim_end_matches('/');
         let prefix = if self.endpoint.override_path { "" } else { "/v2" };
-        let text = format!("{base}{prefix}/{}/{path}", self.repository);
+        let text = format!("{base}{prefix}/{}/{path}", self.reference.repository);
         let mut url = Url::parse(&text).map_err(|error| RegistryError::Invalid {
             what: text,
             why: error.to_string(),
@@ -290,6 +409,16 @@ impl Client {
         }
         Ok(url)
     }
+}
+
+/// The certificate and the key, from one file or two.
+fn identity(own: &ClientCertificate) -> Result<reqwest::Identity, String> {
+    let mut pem = Vec::new();
+    for path in std::iter::once(&own.certificate).chain(&own.key) {
+        pem.extend(fs::read(path).map_err(|error| format!("client {}: {error}", path.display()))?);
+        pem.push(b'\n');
+    }
+    reqwest::Identity::from_pem(&pem).map_err(|error| format!("client {}: {}", own.certificate.display(), why(&error)))
 }
 
 /// Whether a URL that a server names may be followed: never from TLS to plain HTTP, never to another scheme.

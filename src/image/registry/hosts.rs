@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,16 +14,7 @@ use reqwest::{Url, header::HeaderMap};
 use serde::Deserialize;
 use toml::Value;
 
-use super::client::header;
-
-/// What is wrong with a hosts file.
-#[derive(Debug, thiserror::Error)]
-pub enum HostsError {
-    #[error("read {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{}: {why}", path.display())]
-    Invalid { path: PathBuf, why: String },
-}
+use super::{FileError, client::header};
 
 /// What an endpoint may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +32,7 @@ pub struct Endpoint {
     pull: bool,
     resolve: bool,
     pub ca: Vec<PathBuf>,
+    pub client: Option<ClientCertificate>,
     pub skip_verify: bool,
     pub headers: HeaderMap,
     pub override_path: bool,
@@ -49,6 +41,18 @@ pub struct Endpoint {
     pub namespace: Option<String>,
     /// The registry itself, not a mirror of it.
     pub is_server: bool,
+    /// Where plain HTTP will do if it speaks no TLS.
+    pub or_plain: Option<Url>,
+    /// The file and table that name it, or that none does.
+    pub rule: String,
+}
+
+/// What proves to a registry which node asks: files in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub certificate: PathBuf,
+    /// `None`: it is in the certificate's file.
+    pub key: Option<PathBuf>,
 }
 
 impl Endpoint {
@@ -119,19 +123,29 @@ impl OneOrMany {
     }
 }
 
+/// How a registry is spoken to that has no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    /// TLS, but plain HTTP on this very host, as with containerd.
+    TlsUnlessLoopback,
+    Tls,
+    /// TLS with any certificate, or none at all: `insecure` of `registries.conf`.
+    Insecure,
+}
+
 /// The endpoints of a registry in the order to try: its mirrors, then itself.
 ///
 /// # Errors
-/// [`HostsError`] with the file and key at fault.
-pub fn endpoints(hosts_dir: &Path, registry: &str) -> Result<Vec<Endpoint>, HostsError> {
+/// [`FileError`] with the file and key at fault.
+pub fn endpoints(hosts_dir: &Path, registry: &str, otherwise: Otherwise) -> Result<Vec<Endpoint>, FileError> {
     let Some(path) = find(hosts_dir, registry) else {
-        return Ok(vec![plain(registry)]);
+        return Ok(vec![without_file(registry, otherwise)]);
     };
-    let text = fs::read_to_string(&path).map_err(|source| HostsError::Read {
+    let text = fs::read_to_string(&path).map_err(|source| FileError::Read {
         path: path.clone(),
         source,
     })?;
-    parse(&text, &path, registry).map_err(|why| HostsError::Invalid { path, why })
+    parse(&text, &path, registry).map_err(|why| FileError::Invalid { path, why })
 }
 
 fn find(hosts_dir: &Path, registry: &str) -> Option<PathBuf> {
@@ -155,6 +169,7 @@ fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Endpoint>, Strin
             .map_err(|error: toml::de::Error| format!("host.{url:?}: {}", error.message()))?;
         let mut endpoint = endpoint(&url, host, folder).map_err(|why| format!("host.{url:?}: {why}"))?;
         endpoint.namespace = Some(registry.to_owned());
+        endpoint.rule = format!("{}: host.{url:?}", path.display());
         endpoints.push(endpoint);
     }
     let own = HostToml {
@@ -166,10 +181,12 @@ fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Endpoint>, Strin
         override_path: file.override_path,
         dial_timeout: file.dial_timeout,
     };
-    let server = file.server.unwrap_or_else(|| plain(registry).url.to_string());
+    let plain = without_file(registry, Otherwise::TlsUnlessLoopback);
+    let server = file.server.unwrap_or_else(|| plain.url.to_string());
     let mut server = endpoint(&server, own, folder)?;
     server.is_server = true;
-    if server.url.host_str() != plain(registry).url.host_str() {
+    server.rule = format!("{}: server", path.display());
+    if server.url.host_str() != plain.url.host_str() {
         server.namespace = Some(registry.to_owned());
     }
     endpoints.push(server);
@@ -177,9 +194,7 @@ fn parse(text: &str, path: &Path, registry: &str) -> Result<Vec<Endpoint>, Strin
 }
 
 fn endpoint(url: &str, host: HostToml, folder: &Path) -> Result<Endpoint, String> {
-    if host.client.is_some() {
-        return Err("client: client certificates are not supported yet".into());
-    }
+    let client = host.client.map(|value| client(&value, folder)).transpose()?;
     let full = if url.contains("://") {
         url.to_owned()
     } else {
@@ -222,17 +237,47 @@ fn endpoint(url: &str, host: HostToml, folder: &Path) -> Result<Endpoint, String
             .into_iter()
             .map(|ca| folder.join(ca))
             .collect(),
+        client,
         skip_verify: host.skip_verify,
         headers,
         override_path: host.override_path,
         dial_timeout,
         namespace: None,
         is_server: false,
+        or_plain: None,
+        rule: String::new(),
     })
 }
 
-/// A registry without configuration: HTTPS, but plain HTTP on this very host, as with containerd.
-fn plain(registry: &str) -> Endpoint {
+/// A file, or a certificate's and its key's; a list of one of these is the same. Source: containerd, `docs/hosts.md`, "client".
+fn client(value: &Value, folder: &Path) -> Result<ClientCertificate, String> {
+    let file = |value: &Value| value.as_str().map(|path| folder.join(path));
+    let pair = match value {
+        Value::Array(list) => match list.as_slice() {
+            [only] => only.as_array().map_or(std::slice::from_ref(only), Vec::as_slice),
+            _ => {
+                return Err(
+                    "client: a host is shown one certificate, as \"FILE\" or [[\"CERTIFICATE\", \"KEY\"]]".into(),
+                );
+            }
+        },
+        one => std::slice::from_ref(one),
+    };
+    let files: Option<Vec<_>> = pair.iter().map(file).collect();
+    match files.as_deref() {
+        Some([certificate]) => Ok(ClientCertificate {
+            certificate: certificate.clone(),
+            key: None,
+        }),
+        Some([certificate, key]) => Ok(ClientCertificate {
+            certificate: certificate.clone(),
+            key: Some(key.clone()),
+        }),
+        _ => Err("client: neither a file nor a certificate's and its key's".into()),
+    }
+}
+
+fn without_file(registry: &str, otherwise: Otherwise) -> Endpoint {
     let host = if registry == "docker.io" {
         "registry-1.docker.io"
     } else {
@@ -241,20 +286,27 @@ fn plain(registry: &str) -> Endpoint {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let loopback =
         name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()) || name == "[::1]";
-    let scheme = if loopback { "http" } else { "https" };
-    let url = Url::parse(&format!("{scheme}://{host}"))
-        .unwrap_or_else(|_| Url::parse("https://invalid").expect("a constant"));
+    let url = |scheme: &str| {
+        Url::parse(&format!("{scheme}://{host}")).unwrap_or_else(|_| Url::parse("https://invalid").expect("a constant"))
+    };
+    let is_insecure = otherwise == Otherwise::Insecure;
     Endpoint {
-        url,
+        url: match otherwise {
+            Otherwise::TlsUnlessLoopback if loopback => url("http"),
+            _ => url("https"),
+        },
         pull: true,
         resolve: true,
         ca: Vec::new(),
-        skip_verify: false,
+        client: None,
+        skip_verify: is_insecure,
         headers: HeaderMap::new(),
         override_path: false,
         dial_timeout: None,
         namespace: None,
         is_server: true,
+        or_plain: is_insecure.then(|| url("http")),
+        rule: "no hosts.toml".into(),
     }
 }
 
@@ -322,17 +374,19 @@ mod test {
 
     #[test]
     fn without_a_file_only_loopback_is_plain() {
-        let scheme = |registry: &str| {
-            endpoints(Path::new("/nonexistent"), registry).unwrap()[0]
-                .url
-                .scheme()
-                .to_owned()
-        };
+        let none = Path::new("/nonexistent");
+        let of = |registry: &str, otherwise| endpoints(none, registry, otherwise).unwrap().remove(0);
+        let scheme = |registry: &str| of(registry, Otherwise::TlsUnlessLoopback).url.scheme().to_owned();
         assert_eq!(
             ["localhost:5000", "127.0.0.1:1", "r.test", "10.0.0.1:5000"].map(scheme),
             ["http", "http", "https", "https"]
         );
-        let hub = &endpoints(Path::new("/nonexistent"), "docker.io").unwrap()[0];
+        let hub = of("docker.io", Otherwise::TlsUnlessLoopback);
         assert_eq!(hub.url.host_str(), Some("registry-1.docker.io"));
+        let named = of("localhost:5000", Otherwise::Tls);
+        assert!(named.url.as_str() == "https://localhost:5000/" && named.or_plain.is_none() && !named.skip_verify);
+        let insecure = of("localhost:5000", Otherwise::Insecure);
+        assert!(insecure.url.scheme() == "https" && insecure.skip_verify);
+        assert_eq!(insecure.or_plain.unwrap().as_str(), "http://localhost:5000/");
     }
 }

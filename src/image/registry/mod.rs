@@ -3,33 +3,67 @@
 //! Transport is reqwest, not oci-client: that one keeps the first credential per host, turns a failed login into an
 //! anonymous request, reads manifests without a bound and never retries (`docs/decisions/0001-registry-transport.md`).
 //! Credentials belong to one session and go to one host only.
+//!
+//! Two kinds of files say where to ask (`docs/decisions/0018-mirrors.md`): `registries.conf` which repositories stand for a
+//! name, and `hosts.toml` how each of their hosts is reached.
 
 mod auth;
+mod auth_file;
+mod blob;
 mod client;
+mod conf;
 mod hosts;
+mod traffic;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use bytes::Bytes;
+use reqwest::{Response, header::CONTENT_TYPE};
 
-pub use hosts::{Capability, Endpoint, HostsError};
+pub use blob::BlobStream;
+pub use conf::{Candidate, DEFAULT_PATH as DEFAULT_REGISTRIES_CONF};
+pub use hosts::{Capability, Endpoint, Otherwise, endpoints};
+pub use traffic::{Bounds, Traffic};
 
-use super::{content::sha256, manifest, reference::Reference};
+use super::{
+    ImageError,
+    content::sha256,
+    manifest,
+    reference::Reference,
+    shares::{Asker, Place},
+};
 use crate::model::{Auth, ErrorKind};
+use auth::Credentials;
+use auth_file::{AuthFile, Entry, Held, Namespaced};
+use blob::{Source, in_turn};
 use client::Client;
+use conf::RegistriesConf;
 
 /// Most bytes of a manifest or index.
 const MOST_MANIFEST: usize = 4 << 20;
 /// How long a body may stand still.
 const STALL: Duration = Duration::from_secs(30);
-/// How often a broken body is taken up again.
-const RESUMES: u32 = 5;
+
+/// What is wrong with a file that says where to ask, or as whom.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}: {why}", path.display())]
+    Invalid { path: PathBuf, why: String },
+}
 
 /// Why a registry did not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     #[error(transparent)]
-    Hosts(#[from] HostsError),
+    File(#[from] FileError),
+    #[error("{what}: blocked by {rule}")]
+    Blocked { what: String, rule: String },
     #[error("{what}: not found")]
     NotFound { what: String },
     #[error("{what}: the registry wants other credentials ({status})")]
@@ -49,7 +83,8 @@ impl RegistryError {
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Hosts(_) => ErrorKind::FailedPrecondition,
+            Self::File(_) => ErrorKind::FailedPrecondition,
+            Self::Blocked { .. } => ErrorKind::PermissionDenied,
             Self::BadAuth => ErrorKind::InvalidArgument,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Denied { status: 403, .. } => ErrorKind::PermissionDenied,
@@ -60,39 +95,206 @@ impl RegistryError {
     }
 }
 
-/// Where to look for images; made for each pull.
+/// Where the files are.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// containerd's `hosts.toml` tree.
+    pub hosts_dir: PathBuf,
+    /// `registries.conf`; empty: none.
+    pub registries_conf: PathBuf,
+    /// Credentials of this node.
+    pub auth_file: Option<PathBuf>,
+    /// Credentials of namespaces, each for one pull.
+    pub namespaced_auth_dir: Option<PathBuf>,
+}
+
+/// Where to look for images; made for each pull, from what the files say then.
 pub struct Registry {
     hosts_dir: PathBuf,
+    conf: RegistriesConf,
+    auth_file: Option<AuthFile>,
+}
+
+/// What a name may mean, in the order to try.
+///
+/// # Errors
+/// [`FileError`]; [`ImageError::Reference`] when it is none, or nothing says where to look for it.
+pub fn candidates(registries_conf: &Path, text: &str) -> Result<Vec<Candidate>, ImageError> {
+    RegistriesConf::load(registries_conf)
+        .map_err(RegistryError::from)?
+        .candidates(text)
+}
+
+/// For whom an image is pulled.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Puller<'a> {
+    /// The CRI's credentials.
+    pub auth: Option<&'a Auth>,
+    /// Of the pod that the image is for.
+    pub namespace: Option<&'a str>,
+}
+
+/// What becomes of a namespace's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// It is for one pull: this.
+    Once,
+    /// Nothing: it is only looked at.
+    Never,
 }
 
 impl Registry {
-    /// With containerd's `hosts.toml` tree in `hosts_dir`, read when a reference is resolved.
-    pub fn new(hosts_dir: &std::path::Path) -> Self {
-        Self {
-            hosts_dir: hosts_dir.to_owned(),
-        }
-    }
-
-    /// A session for one repository: its endpoints in order, each with a client of its own.
+    /// Reads what the files say about names, and the credentials that there are.
     ///
     /// # Errors
-    /// [`RegistryError::Hosts`] naming the file and key at fault.
-    pub async fn resolve(&self, reference: &Reference, auth: Option<&Auth>) -> Result<Session, RegistryError> {
-        let endpoints = hosts::endpoints(&self.hosts_dir, &reference.registry)?;
-        let credentials = auth::Credentials::of(auth, &reference.registry)?;
-        let clients = endpoints
-            .into_iter()
-            // What a client of the CRI sends is for the registry it named, not for a mirror of it.
-            .map(|endpoint| {
-                let own = endpoint.is_server.then(|| credentials.clone()).flatten();
-                Client::new(endpoint, &reference.repository, own).map(Arc::new)
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Session {
-            clients,
-            repository: reference.repository.clone(),
-            registry: reference.registry.clone(),
+    /// [`FileError`] naming the file and key at fault.
+    pub fn open(files: &Files, text: &str, puller: &Puller<'_>, taking: Taking) -> Result<Self, ImageError> {
+        let whole: Reference = text.parse()?;
+        // Before credentials are taken that a fault here would cost.
+        let conf = RegistriesConf::load(&files.registries_conf).map_err(RegistryError::from)?;
+        let of_namespace = files.namespaced_auth_dir.as_ref().zip(puller.namespace);
+        let own = of_namespace.and_then(|(dir, namespace)| Namespaced::new(dir, namespace, &whole.name()));
+        let mut auth_file = own
+            .as_ref()
+            .map_or(Ok(None), Namespaced::read)
+            .map_err(RegistryError::from)?;
+        if let Some(own) = own.filter(|_| taking == Taking::Once && auth_file.is_some()) {
+            own.remove();
+        }
+        if let (None, Some(path)) = (&auth_file, &files.auth_file) {
+            auth_file = AuthFile::read(path).map_err(RegistryError::from)?;
+        }
+        Ok(Self {
+            hosts_dir: files.hosts_dir.clone(),
+            conf,
+            auth_file,
         })
+    }
+
+    /// What tells two who ask apart: all that their answers could depend on. No secret is to be read from it.
+    pub fn fingerprint(&self, puller: &Puller<'_>) -> String {
+        let auth = puller.auth.map(|auth| {
+            [
+                &auth.username,
+                &auth.password.0,
+                &auth.auth.0,
+                &auth.server_address,
+                &auth.identity_token.0,
+                &auth.registry_token.0,
+            ]
+        });
+        let file = self.auth_file.as_ref().map(AuthFile::digest);
+        // Quoted, so that no two are written alike.
+        sha256(format!("{:?} {auth:?} {file:?}", puller.namespace).as_bytes())
+    }
+
+    /// What a name may mean, in the order to try.
+    ///
+    /// # Errors
+    /// [`ImageError::Reference`] when it is none, or nothing says where to look for it.
+    pub fn candidates(&self, text: &str) -> Result<Vec<Candidate>, ImageError> {
+        self.conf.candidates(text)
+    }
+
+    /// A session for one image: the places that may have it in their order, each with a client of its own. `asker` is
+    /// the pull that it is for.
+    ///
+    /// # Errors
+    /// [`RegistryError::File`] naming the file and key at fault, [`RegistryError::Blocked`].
+    pub fn resolve(
+        &self,
+        reference: &Reference,
+        auth: Option<&Auth>,
+        traffic: &Arc<Traffic>,
+        asker: Asker,
+    ) -> Result<Session, RegistryError> {
+        let mut blocked = Vec::new();
+        let places = self.places(reference, &mut blocked)?;
+        // The last is the image's own, behind its mirrors.
+        if places.is_empty()
+            && let Some(error) = blocked.pop()
+        {
+            return Err(error);
+        }
+        let clients = places.into_iter().map(|place| {
+            let credentials = self.credentials(&place, reference, auth)?;
+            Client::new(place, credentials, traffic.clone()).map(Arc::new)
+        });
+        Ok(Session {
+            clients: clients.collect::<Result<_, _>>()?,
+            blocked,
+            reference: reference.clone(),
+            traffic: traffic.clone(),
+            asker,
+        })
+    }
+
+    /// What is blocked goes to `blocked`: a table's own location, but not its mirrors, unless a table blocks their names.
+    fn places(
+        &self,
+        reference: &Reference,
+        blocked: &mut Vec<RegistryError>,
+    ) -> Result<Vec<client::Place>, RegistryError> {
+        let Some(rule) = self.conf.rule(reference) else {
+            let endpoints = hosts::endpoints(&self.hosts_dir, &reference.registry, Otherwise::TlsUnlessLoopback)?;
+            let places = endpoints.into_iter().map(|endpoint| client::Place {
+                reference: reference.clone(),
+                endpoint,
+                rule: None,
+            });
+            return Ok(places.collect());
+        };
+        let mut places = Vec::new();
+        for source in rule.sources(reference)? {
+            let own = Some(rule).filter(|_| source.is_own);
+            let by_name = self.conf.rule(&source.reference);
+            if let Some(rule) = own.into_iter().chain(by_name).find(|rule| rule.is_blocked) {
+                blocked.push(RegistryError::Blocked {
+                    what: source.reference.to_string(),
+                    rule: rule.to_string(),
+                });
+                continue;
+            }
+            let otherwise = match source.insecure {
+                true => Otherwise::Insecure,
+                false => Otherwise::Tls,
+            };
+            let endpoints = hosts::endpoints(&self.hosts_dir, &source.reference.registry, otherwise)?;
+            places.extend(endpoints.into_iter().map(|endpoint| client::Place {
+                reference: source.reference.clone(),
+                endpoint,
+                rule: Some(source.rule.clone()),
+            }));
+        }
+        Ok(places)
+    }
+
+    /// Those of the host that is asked. What a client of the CRI sends without an address is for the registry that the
+    /// image names, not for a mirror of it nor for what stands in its place.
+    fn credentials(
+        &self,
+        place: &client::Place,
+        reference: &Reference,
+        auth: Option<&Auth>,
+    ) -> Result<Option<Entry>, RegistryError> {
+        let url = &place.endpoint.url;
+        let host = match (place.endpoint.is_server, url.port()) {
+            (true, _) => place.reference.registry.clone(),
+            (false, Some(port)) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+            (false, None) => url.host_str().unwrap_or_default().to_owned(),
+        };
+        let is_own = place.endpoint.is_server && place.reference.registry == reference.registry;
+        let meant = auth.filter(|auth| is_own || !auth.server_address.is_empty());
+        if let Some(credentials) = Credentials::of(meant, &host)? {
+            return Ok(Some(Entry {
+                credentials: Held::Ready(credentials),
+                source: "the CRI's AuthConfig".into(),
+            }));
+        }
+        match &self.auth_file {
+            Some(file) => Ok(file.entry(&host, &place.reference.repository)?),
+            None => Ok(None),
+        }
     }
 }
 
@@ -104,11 +306,28 @@ pub struct Fetched {
     pub digest: String,
 }
 
-/// One repository at its endpoints.
+/// One image at the places that may have it.
 pub struct Session {
     clients: Vec<Arc<Client>>,
-    repository: String,
-    registry: String,
+    /// Places that are not asked.
+    blocked: Vec<RegistryError>,
+    reference: Reference,
+    traffic: Arc<Traffic>,
+    asker: Asker,
+}
+
+/// A place of a session, as it is told to people.
+#[derive(Debug)]
+pub struct Told {
+    /// What would be asked first: the manifest.
+    pub url: String,
+    /// The files and tables that name it.
+    pub rules: Vec<String>,
+    pub transport: &'static str,
+    /// Where the credentials are from; `None`: there are none.
+    pub credentials: Option<String>,
+    /// Whether it would be asked for the manifest: `hosts.toml` may allow it content by digest only.
+    pub is_asked: bool,
 }
 
 impl Session {
@@ -123,9 +342,15 @@ impl Session {
             Capability::Resolve
         };
         let mut last = None;
-        for client in self.clients.iter().filter(|client| client.endpoint.can(capability)) {
-            match self.manifest_from(client, wanted).await {
-                Ok(fetched) => return Ok(fetched),
+        let able = self.clients.iter().filter(|client| client.endpoint.can(capability));
+        for client in in_turn(able) {
+            match self.manifest_from(client, self.called(wanted, client)).await {
+                Ok(fetched) if !wanted.starts_with("sha256:") || fetched.digest == wanted => return Ok(fetched),
+                Ok(fetched) => {
+                    let why = format!("the manifest has digest {}", fetched.digest);
+                    let what = self.what(wanted);
+                    last = Some(more_telling(last, RegistryError::Invalid { what, why }));
+                }
                 Err(error) => {
                     tracing::debug!(endpoint = %client.endpoint.url, %error, "next endpoint");
                     last = Some(more_telling(last, error));
@@ -133,6 +358,56 @@ impl Session {
             }
         }
         Err(last.unwrap_or_else(|| self.nowhere(wanted)))
+    }
+
+    /// What a place has for the tag or digest: a rule may rename the one that the image was asked for by.
+    fn called<'a>(&self, wanted: &'a str, client: &'a Client) -> &'a str {
+        match wanted == self.reference.wanted() {
+            true => client.reference.wanted(),
+            false => wanted,
+        }
+    }
+
+    /// The places that would have it but for a rule, as errors.
+    pub fn blocked(&self) -> &[RegistryError] {
+        &self.blocked
+    }
+
+    /// Its places in the order to ask.
+    pub fn told(&self) -> Vec<Told> {
+        let told = self.clients.iter().map(|client| {
+            let endpoint = &client.endpoint;
+            let wanted = client.reference.wanted();
+            let capability = match wanted.starts_with("sha256:") {
+                true => Capability::Pull,
+                false => Capability::Resolve,
+            };
+            Told {
+                url: client
+                    .url(&format!("manifests/{wanted}"))
+                    .map_or_else(|error| error.to_string(), |url| url.to_string()),
+                rules: client.rule.iter().chain([&endpoint.rule]).cloned().collect(),
+                transport: match (endpoint.url.scheme(), endpoint.skip_verify, &endpoint.or_plain) {
+                    ("http", ..) => "insecure: plain HTTP",
+                    (_, _, Some(_)) => "insecure: TLS with any certificate, else plain HTTP",
+                    (_, true, None) => "insecure: TLS with any certificate",
+                    _ => "TLS",
+                },
+                credentials: client.credentials.as_ref().map(|entry| entry.source.clone()),
+                is_asked: endpoint.can(capability),
+            }
+        });
+        told.collect()
+    }
+
+    /// Asks the place with this number, from zero, for the digest of the image's manifest.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn digest_at(&self, place: usize) -> Result<String, RegistryError> {
+        let client = &self.clients[place];
+        let fetched = self.manifest_from(client, client.reference.wanted()).await?;
+        Ok(fetched.digest)
     }
 
     async fn manifest_from(&self, client: &Client, wanted: &str) -> Result<Fetched, RegistryError> {
@@ -144,41 +419,9 @@ impl Session {
         ];
         let path = format!("manifests/{wanted}");
         let response = client.get(&path, Some(&ACCEPT.join(", ")), None).await?;
-        let header = |name: &str| {
-            response
-                .headers()
-                .get(name)
-                .and_then(|v| v.to_str().ok())
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let media_type = header("content-type")
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
+        let media_type = media_type(&response);
         let what = self.what(wanted);
-        let mut body = response;
-        let mut bytes = Vec::new();
-        loop {
-            let next = tokio::time::timeout(STALL, body.chunk()).await;
-            let unavailable = |why: String| RegistryError::Unavailable {
-                what: what.clone(),
-                why,
-            };
-            let chunk = next
-                .map_err(|_| unavailable("the body stalls".into()))?
-                .map_err(|e| unavailable(client::why(&e)))?;
-            let Some(chunk) = chunk else { break };
-            if bytes.len() + chunk.len() > MOST_MANIFEST {
-                return Err(RegistryError::Invalid {
-                    what,
-                    why: "the manifest has more than 4 MiB".into(),
-                });
-            }
-            bytes.extend_from_slice(&chunk);
-        }
+        let bytes = body(response, &what).await?;
         let digest = sha256(&bytes);
         if wanted.starts_with("sha256:") && wanted != digest {
             return Err(RegistryError::Invalid {
@@ -198,35 +441,51 @@ impl Session {
     /// # Errors
     /// [`RegistryError`].
     pub async fn blob(&self, digest: &str, size: u64) -> Result<BlobStream, RegistryError> {
-        let mut last = None;
-        for client in self
+        let place = self.place().await;
+        self.blob_from(digest, size, 0, place).await
+    }
+
+    /// The same of a short one, whole.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn short_blob(&self, digest: &str, size: u64) -> Result<Vec<u8>, RegistryError> {
+        let mut stream = self.blob(digest, size).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.chunk().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    /// Waits for a place among all that is fetched.
+    pub async fn place(&self) -> Place {
+        self.traffic.connections.take(self.asker).await
+    }
+
+    /// The same from `at` on, by who has a place already.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub async fn blob_from(&self, digest: &str, size: u64, at: u64, place: Place) -> Result<BlobStream, RegistryError> {
+        let able = self
             .clients
             .iter()
-            .filter(|client| client.endpoint.can(Capability::Pull))
-        {
-            let path = format!("blobs/{digest}");
-            match client.get(&path, None, None).await {
-                Ok(response) => {
-                    let what = self.what(digest);
-                    return Ok(BlobStream {
-                        client: client.clone(),
-                        path,
-                        what,
-                        body: Some(response),
-                        got: 0,
-                        size,
-                        resumes: 0,
-                    });
-                }
-                Err(error) => last = Some(more_telling(last, error)),
-            }
-        }
-        Err(last.unwrap_or_else(|| self.nowhere(digest)))
+            .filter(|client| client.endpoint.can(Capability::Pull));
+        let source = Source {
+            clients: able.cloned().collect(),
+            path: format!("blobs/{digest}"),
+            what: self.what(digest),
+            size,
+            traffic: self.traffic.clone(),
+            asker: self.asker,
+        };
+        BlobStream::open(source, at, place).await
     }
 
     fn what(&self, wanted: &str) -> String {
         let separator = if wanted.starts_with("sha256:") { '@' } else { ':' };
-        format!("{}/{}{separator}{wanted}", self.registry, self.repository)
+        format!("{}{separator}{wanted}", self.reference.name())
     }
 
     fn nowhere(&self, wanted: &str) -> RegistryError {
@@ -237,73 +496,33 @@ impl Session {
     }
 }
 
-/// A body in pieces; goes on where it broke off.
-pub struct BlobStream {
-    client: Arc<Client>,
-    path: String,
-    what: String,
-    body: Option<reqwest::Response>,
-    got: u64,
-    size: u64,
-    resumes: u32,
+/// Its media type without parameters.
+fn media_type(response: &Response) -> String {
+    let header = response.headers().get(CONTENT_TYPE);
+    let text = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_owned()
 }
 
-impl BlobStream {
-    /// The next piece; `None` at the end.
-    ///
-    /// # Errors
-    /// [`RegistryError::Unavailable`] when it breaks too often, [`RegistryError::Invalid`] when it does not end.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        loop {
-            let Some(body) = &mut self.body else {
-                self.resume().await?;
-                continue;
-            };
-            match tokio::time::timeout(STALL, body.chunk()).await {
-                Ok(Ok(Some(chunk))) => {
-                    self.got += chunk.len() as u64;
-                    if self.got > self.size {
-                        let why = format!("more than the {} bytes that its manifest says", self.size);
-                        return Err(RegistryError::Invalid {
-                            what: self.what.clone(),
-                            why,
-                        });
-                    }
-                    return Ok(Some(chunk));
-                }
-                Ok(Ok(None)) if self.got >= self.size => return Ok(None),
-                _ => self.body = None,
-            }
-        }
-    }
-
-    async fn resume(&mut self) -> Result<(), RegistryError> {
-        self.resumes += 1;
-        if self.resumes > RESUMES {
-            let why = format!(
-                "the body broke off {RESUMES} times, last after {} of {} bytes",
-                self.got, self.size
-            );
-            return Err(RegistryError::Unavailable {
-                what: self.what.clone(),
-                why,
+/// All of a document, which is short.
+async fn body(mut response: Response, what: &str) -> Result<Vec<u8>, RegistryError> {
+    let mut bytes = Vec::new();
+    loop {
+        let next = tokio::time::timeout(STALL, response.chunk()).await;
+        let unavailable = |why: String| RegistryError::Unavailable {
+            what: what.to_owned(),
+            why,
+        };
+        let chunk = next
+            .map_err(|_| unavailable("the body stalls".into()))?
+            .map_err(|e| unavailable(client::why(&e)))?;
+        let Some(chunk) = chunk else { return Ok(bytes) };
+        if bytes.len() + chunk.len() > MOST_MANIFEST {
+            return Err(RegistryError::Invalid {
+                what: what.to_owned(),
+                why: "the manifest has more than 4 MiB".into(),
             });
         }
-        tokio::time::sleep(Duration::from_millis(100 << self.resumes)).await;
-        tracing::debug!(blob = self.what, at = self.got, "resuming");
-        let response = self
-            .client
-            .get(&self.path, None, (self.got > 0).then_some(self.got))
-            .await?;
-        if self.got > 0 && response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
-            let why = "the body broke off, and the registry cannot resume".to_owned();
-            return Err(RegistryError::Unavailable {
-                what: self.what.clone(),
-                why,
-            });
-        }
-        self.body = Some(response);
-        Ok(())
+        bytes.extend_from_slice(&chunk);
     }
 }
 
