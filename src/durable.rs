@@ -43,13 +43,30 @@ pub fn create_private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Removes what writes that were cut off left in a folder, which nobody writes in meanwhile.
+///
+/// # Errors
+/// Those of the file system.
+pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == TEMPORARY) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// A name of this write's own: two may replace the same file at once.
 fn temporary(path: &Path) -> std::path::PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", COUNT.fetch_add(1, Ordering::Relaxed)));
+    name.push(format!(".{}.{TEMPORARY}", COUNT.fetch_add(1, Ordering::Relaxed)));
     path.with_file_name(name)
 }
+
+/// How the names of files end that are not whole yet.
+const TEMPORARY: &str = "tmp";
 
 #[cfg(test)]
 mod test {
@@ -63,5 +80,19 @@ mod test {
         write_synced(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_write_that_was_cut_off_leaves_nothing_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        fs::write(temporary(&path), b"half").unwrap();
+        write(&path, b"whole").unwrap();
+        remove_unfinished(dir.path()).unwrap();
+        let left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert_eq!(left, [path]);
     }
 }

@@ -12,6 +12,7 @@ mod change;
 mod files;
 mod hierarchy;
 mod limits;
+mod own;
 mod stats;
 mod systemd;
 

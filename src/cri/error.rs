@@ -29,7 +29,7 @@ impl Answer for ImageError {
 
 /// Logs an error and turns it into a status.
 pub fn status(call: &'static str, error: &impl Answer) -> Status {
-    let message = chain(error);
+    let message = bounded(chain(error));
     let code = code(error.kind());
     match code {
         Code::Internal => tracing::error!(call, error = message),
@@ -38,6 +38,19 @@ pub fn status(call: &'static str, error: &impl Answer) -> Status {
     }
     Status::new(code, message)
 }
+
+/// What an error quotes may be as long as a request or a manifest; a client takes some KiB of message, or loses the answer.
+fn bounded(mut message: String) -> String {
+    if message.len() > MOST_MESSAGE {
+        let end = (0..=MOST_MESSAGE).rev().find(|at| message.is_char_boundary(*at));
+        message.truncate(end.unwrap_or(0));
+        message.push('…');
+    }
+    message
+}
+
+/// HTTP/2 clients take 8 KiB of headers at least, in which each byte that is no plain text is three.
+const MOST_MESSAGE: usize = 2000;
 
 /// Runs a call to its end, whether its client waits for it or not: a kubelet that gave up will ask again.
 pub async fn to_its_end<T, E>(

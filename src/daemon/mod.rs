@@ -24,9 +24,10 @@ use crate::{
     cgroup::Cgroups,
     config::Config,
     cri, durable,
-    image::{Images, snapshot::Snapshots},
+    image::{self, Images, snapshot::Snapshots},
     lockdown::apparmor::AppArmor,
     metrics::{self, Durations},
+    model::chain,
     net::Network,
     pod::{self, Mechanisms, Pods},
     stream,
@@ -85,9 +86,12 @@ async fn run(
     began: Instant,
 ) -> anyhow::Result<()> {
     let images = Images::open(&config.root, &config.image).context("open the image store")?;
-    let snapshots = Snapshots::open(&config.root).context("open the snapshots")?;
+    let additional = &config.image.additional_stores;
+    let snapshots = Snapshots::open(&config.root, additional, images.mounts()).context("open the snapshots")?;
+    images.probe(&snapshots)?;
     let network = Network::open(&config.net, &config.root).context("open the network")?;
     let cgroups = Cgroups::open(&config.cgroup)?;
+    confine_workers(&images, &cgroups, &config.image.workers);
     let streams = stream::Server::bind(&config.stream)
         .await
         .context("start the streaming server")?;
@@ -102,7 +106,7 @@ async fn run(
     let with = Mechanisms {
         apparmor,
         zygote,
-        cgroups,
+        cgroups: cgroups.clone(),
         network: network.clone(),
         images: images.clone(),
         snapshots,
@@ -141,6 +145,8 @@ async fn run(
     if let Some(metrics) = metrics {
         tracing::info!(listen = %metrics.address(), "metrics");
         let durations = metrics.durations();
+        let of_pulls = durations.clone();
+        images.observe_pulls(Box::new(move |succeeded, took| of_pulls.pull(succeeded, took)));
         pods.observe_stages(Box::new(move |operation, stages| durations.stages(operation, stages)));
         http.spawn(metrics.serve(pods.clone(), images));
     }
@@ -165,7 +171,27 @@ async fn run(
         Ok(served) => served?.context("serve")?,
         Err(_) => tracing::warn!("calls were under way for too long"),
     }
+    if !config.image.workers.cgroup.is_empty() {
+        cgroups.drop_own(&config.image.workers.cgroup);
+    }
     Ok(tokio::task::spawn_blocking(move || network.settle(SETTLE)).await?)
+}
+
+/// Has workers in a cgroup of their own, where that can be had: a node whose cgroups are read-only pulls all the same.
+fn confine_workers(images: &Images, cgroups: &Cgroups, config: &image::Workers) {
+    if config.cgroup.is_empty() {
+        return;
+    }
+    let (cgroups, path, resources) = (cgroups.clone(), config.cgroup.clone(), config.resources());
+    let made = images.confine_workers(Box::new(move || {
+        cgroups.make_own(&path, &resources).map_err(|error| chain(&error))
+    }));
+    if let Err(error) = made {
+        tracing::warn!(
+            error,
+            "image.workers: what unpacks layers is in the daemon's own cgroup"
+        );
+    }
 }
 
 /// Counts calls as they end.

@@ -1,37 +1,75 @@
 //! Folders and files of the store.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, XattrFlags, fsetxattr, openat2, syncfs};
+use rustix::fs::{XattrFlags, fsetxattr, syncfs};
 use sha2::{Digest, Sha256};
 
 use super::{
-    ImageError,
+    ImageError, Mounts, mounts,
     records::LayerRecord,
-    unpack::{Made, Unpacked},
+    unpack::{IMAGE, Made, OPAQUE, Snapshotter, Unpacked, opaque_folder},
 };
-use crate::durable;
+use crate::{
+    durable,
+    model::{Layer, hex},
+};
 
 /// The store's folders.
 #[derive(Debug, Clone)]
 pub struct Content {
     pub root: PathBuf,
+    /// What new layers become.
+    pub snapshotter: Snapshotter,
+    /// Of layers that are images.
+    pub mounts: Mounts,
 }
 
 impl Content {
-    /// Makes the folders and empties `tmp`.
-    pub fn open(root: &Path) -> Result<Self, ImageError> {
-        let content = Self { root: root.to_owned() };
+    /// The folders below `root`, be they there or not.
+    pub fn of(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            snapshotter: Snapshotter::default(),
+            mounts: Mounts::default(),
+        }
+    }
+
+    /// Makes the folders, and removes what an earlier life did not finish.
+    pub fn open(root: &Path, snapshotter: Snapshotter) -> Result<Self, ImageError> {
+        let content = Self {
+            snapshotter,
+            ..Self::of(root)
+        };
         for name in ["blobs/sha256", "layers", "images", "tmp"] {
             let path = root.join(name);
             durable::create_private_dir(&path).map_err(io("make", &path))?;
         }
+        for name in ["", "blobs/sha256", "images"] {
+            let path = root.join(name);
+            durable::remove_unfinished(&path).map_err(io("clean up", &path))?;
+        }
         content.empty_tmp()?;
+        content.remove_unmarked()?;
         Ok(content)
+    }
+
+    /// Layers were named before they were marked, once. One whose mark is there and damaged may be below a container: it
+    /// stays.
+    fn remove_unmarked(&self) -> Result<(), ImageError> {
+        let layers = self.root.join("layers");
+        for entry in fs::read_dir(&layers).map_err(io("list", &layers))? {
+            let path = entry.map_err(io("list", &layers))?.path();
+            if fs::symlink_metadata(path.join("done")).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                self.discard(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn empty_tmp(&self) -> Result<(), ImageError> {
@@ -48,19 +86,39 @@ impl Content {
         Ok(())
     }
 
-    /// A new folder in `tmp`, with `fs` in it.
+    /// A new folder in `tmp`, with one in it for a layer to be unpacked into.
     pub fn scratch(&self) -> Result<Scratch, ImageError> {
-        let path = self.root.join("tmp").join(crate::model::ContainerId::random().as_str());
-        fs::create_dir_all(path.join("fs")).map_err(io("make", &path))?;
+        self.scratch_for(self.snapshotter)
+    }
+
+    /// The same for a layer that is to have this form.
+    pub fn scratch_for(&self, snapshotter: Snapshotter) -> Result<Scratch, ImageError> {
+        let scratch = Scratch {
+            path: self.root.join("tmp").join(crate::model::ContainerId::random().as_str()),
+            snapshotter,
+        };
+        let folder = scratch.unpacked();
+        fs::create_dir_all(&folder).map_err(io("make", &folder))?;
         // A layer that does not list its own root has the mode that engines give it.
-        let fs_dir = path.join("fs");
-        fs::set_permissions(&fs_dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .map_err(io("make", &fs_dir))?;
-        Ok(Scratch { path })
+        fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .map_err(io("make", &folder))?;
+        Ok(scratch)
     }
 
     pub fn layer(&self, chain_id: &str) -> PathBuf {
         self.root.join("layers").join(hex_of(chain_id))
+    }
+
+    /// A layer as it is put below containers.
+    pub fn layer_in_use(&self, chain_id: &str, record: Option<&LayerRecord>) -> Layer {
+        let layer = self.layer(chain_id);
+        match record.and_then(|record| record.erofs.clone()) {
+            None => Layer::Folder(layer.join(Snapshotter::Overlay.folder())),
+            Some(erofs) => Layer::Erofs {
+                file: layer.join(Snapshotter::Erofs.folder()).join(IMAGE),
+                sealed: erofs.sealed.then_some(erofs.digest),
+            },
+        }
     }
 
     pub fn image(&self, id: &str) -> PathBuf {
@@ -79,49 +137,68 @@ impl Content {
             .filter(|record: &LayerRecord| record.chain_id == chain_id)
     }
 
-    /// Writes a blob, verified by the caller.
-    pub fn write_blob(&self, digest: &str, bytes: &[u8]) -> Result<(), ImageError> {
-        let path = self.blob(digest);
-        if path.exists() {
-            return Ok(());
+    /// All layers that are whole, by their chain ids.
+    pub fn layer_records(&self) -> Result<HashMap<String, LayerRecord>, ImageError> {
+        let layers = self.root.join("layers");
+        let mut records = HashMap::new();
+        for entry in fs::read_dir(&layers).map_err(io("list", &layers))?.flatten() {
+            let chain_id = format!("sha256:{}", entry.file_name().to_string_lossy());
+            if let Some(record) = self.layer_record(&chain_id) {
+                records.insert(chain_id, record);
+            }
         }
+        Ok(records)
+    }
+
+    /// Writes a blob, verified by the caller, unless it is there.
+    pub fn write_blob(&self, digest: &str, bytes: &[u8]) -> Result<(), ImageError> {
+        match self.blob(digest).exists() {
+            true => Ok(()),
+            false => self.replace_blob(digest, bytes),
+        }
+    }
+
+    /// Writes a blob, verified by the caller, in the place of what is there.
+    pub fn replace_blob(&self, digest: &str, bytes: &[u8]) -> Result<(), ImageError> {
+        let path = self.blob(digest);
         durable::write_synced(&path, bytes).map_err(io("write", &path))
     }
 
-    /// Makes unpacked layers durable and gives them their names: one sync for all of them, then the renames, then the
-    /// `done` marks.
+    /// Makes unpacked layers durable, marks and all, by one sync; then gives them their names, which are durable when this
+    /// returns. A name leads to a whole layer, whenever the power goes.
     pub fn commit_layers(&self, unpacked: Vec<(String, Scratch, Unpacked)>) -> Result<(), ImageError> {
         if unpacked.is_empty() {
             return Ok(());
         }
-        for (_, scratch, layer) in &unpacked {
-            if let Made::Folder { opaque, .. } = &layer.made {
-                mark_opaque(&scratch.path.join("fs"), opaque)?;
-            }
-        }
-        let root = File::open(&self.root).map_err(io("open", &self.root))?;
-        syncfs(&root).map_err(|errno| io("sync", &self.root)(errno.into()))?;
+        let mut finished = Vec::new();
         for (chain_id, scratch, layer) in unpacked {
-            let target = self.layer(&chain_id);
-            if self.layer_record(&chain_id).is_some() {
+            mark(&scratch, &chain_id, layer)?;
+            finished.push((chain_id, scratch));
+        }
+        self.sync()?;
+        for (chain_id, scratch) in &finished {
+            let target = self.layer(chain_id);
+            if self.layer_record(chain_id).is_some() {
                 continue;
             }
-            if target.exists() {
-                // Without a mark it is no layer: an earlier life died between the rename and the mark.
-                fs::remove_dir_all(&target).map_err(io("remove", &target))?;
-            }
+            // Its mark cannot be read.
+            self.discard(&target)?;
             fs::rename(&scratch.path, &target).map_err(io("name", &target))?;
-            let record = LayerRecord {
-                diff_id: layer.diff_id,
-                size_bytes: layer.size_bytes,
-                entries: layer.entries,
-                chain_id,
-            };
-            let done = target.join("done");
-            let bytes = serde_json::to_vec(&record).map_err(|e| io("write", &done)(e.into()))?;
-            durable::write_synced(&done, &bytes).map_err(io("write", &done))?;
         }
-        Ok(())
+        self.sync_folder("layers")
+    }
+
+    /// Everything that was written to the file system so far is on the disk then.
+    fn sync(&self) -> Result<(), ImageError> {
+        let root = File::open(&self.root).map_err(io("open", &self.root))?;
+        syncfs(&root).map_err(|errno| io("sync", &self.root)(errno.into()))
+    }
+
+    /// The names in one of the store's folders are on the disk then.
+    pub fn sync_folder(&self, name: &str) -> Result<(), ImageError> {
+        let folder = self.root.join(name);
+        let synced = File::open(&folder).and_then(|folder| folder.sync_all());
+        synced.map_err(io("sync", &folder))
     }
 
     /// Removes a folder by a rename into `tmp` first: half of a layer is never seen as one.
@@ -139,6 +216,14 @@ impl Content {
 #[derive(Debug)]
 pub struct Scratch {
     pub path: PathBuf,
+    pub snapshotter: Snapshotter,
+}
+
+impl Scratch {
+    /// Where the worker unpacks.
+    pub fn unpacked(&self) -> PathBuf {
+        self.path.join(self.snapshotter.folder())
+    }
 }
 
 impl Drop for Scratch {
@@ -166,12 +251,31 @@ pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
 
 /// `sha256:` and hex digits.
 pub fn sha256(bytes: &[u8]) -> String {
-    let digits: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{digits}")
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
-fn hex_of(digest: &str) -> &str {
+/// Finishes what a worker left, and marks the layer as whole. Not on the disk yet.
+fn mark(scratch: &Scratch, chain_id: &str, layer: Unpacked) -> Result<LayerRecord, ImageError> {
+    let sealed = finish(scratch, &layer)?;
+    let record = LayerRecord::of(chain_id.to_owned(), layer, sealed);
+    let done = scratch.path.join("done");
+    let bytes = serde_json::to_vec(&record).map_err(|e| io("write", &done)(e.into()))?;
+    fs::write(&done, &bytes).map_err(io("write", &done))?;
+    Ok(record)
+}
+
+/// The hex digits of a digest.
+pub fn hex_of(digest: &str) -> &str {
     digest.strip_prefix("sha256:").unwrap_or(digest)
+}
+
+/// What the worker could not do. Answers whether the layer is sealed.
+fn finish(scratch: &Scratch, layer: &Unpacked) -> Result<bool, ImageError> {
+    let folder = scratch.unpacked();
+    match &layer.made {
+        Made::Folder { opaque, .. } => mark_opaque(&folder, opaque).map(|()| false),
+        Made::Erofs { digest } => mounts::seal(&folder.join(IMAGE), digest),
+    }
 }
 
 /// Marks folders that hide what is below them. Source: kernel "Overlay Filesystem", "whiteouts and opaque directories".
@@ -179,22 +283,10 @@ fn mark_opaque(fs_dir: &Path, folders: &[String]) -> Result<(), ImageError> {
     let fail = |path: &Path| io("mark as opaque", path);
     let root = File::open(fs_dir).map_err(fail(fs_dir))?;
     for folder in folders {
-        let path = if folder.is_empty() {
-            Path::new(".")
-        } else {
-            Path::new(folder)
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = openat2(
-            &root,
-            path,
-            flags,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        );
-        let dir = opened.map_err(|errno| fail(path)(errno.into()))?;
-        fsetxattr(&dir, "trusted.overlay.opaque", b"y", XattrFlags::empty())
-            .map_err(|errno| fail(path)(errno.into()))?;
+        let fail = fail(Path::new(folder));
+        if let Some(dir) = opaque_folder(&root, folder).map_err(|errno| fail(errno.into()))? {
+            fsetxattr(&dir, OPAQUE, b"y", XattrFlags::empty()).map_err(|errno| fail(errno.into()))?;
+        }
     }
     Ok(())
 }

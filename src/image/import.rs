@@ -16,7 +16,7 @@ use super::{
     records::{ImageRecord, VERSION},
     reference::Reference,
     store::Store,
-    unpack::{self, Compression, Limits, Pulse, Snapshotter},
+    unpack::{self, Compression, Limits, Pulse},
 };
 use crate::model::ImageId;
 
@@ -67,6 +67,7 @@ pub fn import(store: &Arc<Store>, archive: impl Read, name: &str) -> Result<Imag
         match manifest::parse(&blobs.blob(&digest)?, "")? {
             Document::Index(inner) => digest.clone_from(&manifest::select(&inner)?.digest),
             Document::Image { config, layers } => break (config, layers),
+            Document::Artifact(_) => return Err(ImageError::Archive(format!("{digest} is an artifact"))),
         }
     };
     let config_bytes = blobs.blob(&config.digest)?;
@@ -79,8 +80,8 @@ pub fn import(store: &Arc<Store>, archive: impl Read, name: &str) -> Result<Imag
             continue;
         }
         let scratch = store.content.scratch()?;
-        let fs_dir = scratch.path.join("fs");
-        let target = File::open(&fs_dir).map_err(io("open", &fs_dir))?;
+        let folder = scratch.unpacked();
+        let target = File::open(&folder).map_err(io("open", &folder))?;
         let fail = |why: String| ImageError::Layer {
             digest: layer.digest.clone(),
             why,
@@ -89,7 +90,7 @@ pub fn import(store: &Arc<Store>, archive: impl Read, name: &str) -> Result<Imag
             blobs.open(&layer.digest)?,
             Compression::Auto,
             &target,
-            Snapshotter::Overlay,
+            scratch.snapshotter,
             &Limits::default(),
             &Pulse::new(false),
         )
@@ -114,6 +115,7 @@ pub fn import(store: &Arc<Store>, archive: impl Read, name: &str) -> Result<Imag
         size_bytes: config.size + layers.iter().map(|layer| layer.size).sum::<u64>(),
         config: run,
         layers: chain,
+        artifact: None,
         blobs: vec![digest],
     })?;
     drop(lease);

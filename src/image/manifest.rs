@@ -1,10 +1,15 @@
-//! Manifests: which of an index is ours, and what an image is made of.
+//! Manifests: which of an index is ours, and what an image is made of, or an artifact, which is files and no image.
 //!
 //! Sources: OCI image-spec, "Image Index", "Image Manifest", "Image Configuration"; Docker "Image Manifest V 2, Schema 2".
 
-use serde::Deserialize;
+use std::path::{Path, PathBuf};
 
-use super::reference::check_digest;
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
+
+use super::reference::{check_digest, shortened};
 use crate::model::ImageConfig;
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -37,19 +42,29 @@ pub enum ManifestError {
     TooMany(usize),
     #[error("an index in an index in an index")]
     Depth,
+    #[error("file {} of the artifact: {why}", shortened(title))]
+    Title { title: String, why: &'static str },
+    #[error("the config's {key} has more than an image may say: {MOST_SAID} bytes")]
+    TooMuch { key: &'static str },
 }
+
+/// Most documents on the way to an image.
+pub const DEPTH: usize = 3;
 
 /// Most layers that overlayfs takes.
 const MOST_LAYERS: usize = 500;
 
 /// Names content.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     #[serde(default)]
     pub media_type: String,
     pub digest: String,
     pub size: u64,
+    /// What a manifest is for that is no image's: of referrers.
+    #[serde(default)]
+    pub artifact_type: String,
     #[serde(default)]
     platform: Option<Platform>,
     #[serde(default)]
@@ -71,7 +86,7 @@ impl Descriptor {
     }
 }
 
-/// A document: a choice of images, or one.
+/// A document: a choice of images, or one, or files that are none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     Index(Vec<Descriptor>),
@@ -79,6 +94,24 @@ pub enum Document {
         config: Descriptor,
         layers: Vec<Descriptor>,
     },
+    Artifact(Artifact),
+}
+
+/// What is distributed as images are and can be mounted, but not run. Source: OCI image-spec, "Guidelines for Artifact
+/// Usage".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// `artifactType`, or else the config's media type; not empty.
+    pub kind: String,
+    pub parts: Vec<Part>,
+}
+
+/// A blob of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub blob: Descriptor,
+    /// Where the file goes; `None`: it is an archive of files, as CRI-O has it.
+    pub title: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -88,6 +121,8 @@ struct DocumentJson {
     schema_version: u32,
     #[serde(default)]
     media_type: String,
+    #[serde(default)]
+    artifact_type: String,
     #[serde(default)]
     manifests: Option<Vec<Descriptor>>,
     #[serde(default)]
@@ -101,7 +136,7 @@ struct DocumentJson {
 /// # Errors
 /// [`ManifestError`].
 pub fn parse(bytes: &[u8], media_type: &str) -> Result<Document, ManifestError> {
-    let json: DocumentJson = serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
+    let json: DocumentJson = object(bytes)?;
     if json.schema_version == 1 {
         return Err(ManifestError::Schema1);
     }
@@ -115,17 +150,21 @@ pub fn parse(bytes: &[u8], media_type: &str) -> Result<Document, ManifestError> 
     let contradicts =
         !json.media_type.is_empty() && !served.is_empty() && is_index(&json.media_type) != is_index(served);
     if contradicts || (!json.media_type.is_empty() && !is_index(&json.media_type) && !is_image(&json.media_type)) {
-        return Err(ManifestError::MediaType(json.media_type));
+        return Err(ManifestError::MediaType(shortened(&json.media_type)));
     }
     let document = match (json.manifests, json.config, json.layers) {
         (Some(_), _, Some(_)) => return Err(ManifestError::Ambiguous),
         (Some(manifests), _, None) if !is_image(served) => Document::Index(manifests),
-        (None, Some(config), Some(layers)) if !is_index(served) => Document::Image { config, layers },
-        _ => return Err(ManifestError::MediaType(media_type.to_owned())),
+        (None, Some(config), Some(layers)) if !is_index(served) => match is_image_config(&config.media_type) {
+            true => Document::Image { config, layers },
+            false => Document::Artifact(artifact(&json.artifact_type, &config, layers)?),
+        },
+        _ => return Err(ManifestError::MediaType(shortened(media_type))),
     };
     let descriptors: Vec<_> = match &document {
         Document::Index(all) => all.iter().collect(),
         Document::Image { config, layers } => layers.iter().chain([config]).collect(),
+        Document::Artifact(artifact) => artifact.parts.iter().map(|part| &part.blob).collect(),
     };
     for descriptor in descriptors {
         check_digest(&descriptor.digest).map_err(ManifestError::Digest)?;
@@ -134,6 +173,78 @@ pub fn parse(bytes: &[u8], media_type: &str) -> Result<Document, ManifestError> 
         check_layers(layers)?;
     }
     Ok(document)
+}
+
+/// Whether a manifest with such a config is an image's. Early tools of Docker's wrote the last one.
+fn is_image_config(media_type: &str) -> bool {
+    const KINDS: [&str; 4] = [
+        "",
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.container.image.v1+json",
+        "application/octet-stream",
+    ];
+    KINDS.contains(&media_type)
+}
+
+/// The config is not looked at: it is the artifact's own affair.
+fn artifact(kind: &str, config: &Descriptor, layers: Vec<Descriptor>) -> Result<Artifact, ManifestError> {
+    if layers.len() > MOST_LAYERS {
+        return Err(ManifestError::TooMany(MOST_LAYERS));
+    }
+    let mut parts = Vec::<Part>::new();
+    for blob in layers {
+        let title = match blob.media_type.contains(".tar") {
+            true => None,
+            false => Some(title(&blob, &parts)?),
+        };
+        parts.push(Part { blob, title });
+    }
+    let kind = if kind.is_empty() { &config.media_type } else { kind };
+    Ok(Artifact {
+        kind: shortened(kind),
+        parts,
+    })
+}
+
+/// The name of a file, with its folders. One without a title is called by its digest.
+fn title(blob: &Descriptor, others: &[Part]) -> Result<PathBuf, ManifestError> {
+    let Some(title) = blob.annotation(TITLE) else {
+        return Ok(blob.digest.replace(':', "-").into());
+    };
+    let path = Path::new(title);
+    let refused = |why| {
+        Err(ManifestError::Title {
+            title: title.to_owned(),
+            why,
+        })
+    };
+    let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control());
+    if !title.split('/').all(is_plain) {
+        return refused("it is no plain path inside the artifact");
+    }
+    if title.len() > MOST_TITLE || title.split('/').any(|part| part.len() > MOST_NAME) {
+        return refused("it is too long");
+    }
+    let mut taken = others.iter().filter_map(|other| other.title.as_deref());
+    if taken.any(|other| other.starts_with(path) || path.starts_with(other)) {
+        return refused("another file is in its place");
+    }
+    Ok(path.to_owned())
+}
+
+/// Source: OCI image-spec, "Pre-Defined Annotation Keys".
+const TITLE: &str = "org.opencontainers.image.title";
+/// Bytes of a title, and of one part of it: what the kernel takes, and some place for where it is put.
+const MOST_TITLE: usize = 2048;
+const MOST_NAME: usize = 255;
+
+/// A document, which is an object: serde takes a list for one too, whose meaning nobody else would see.
+fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
+    let wrong = |why: String| ManifestError::Json(shortened(&why));
+    if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(wrong("it is no object".into()));
+    }
+    serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))
 }
 
 fn check_layers(layers: &[Descriptor]) -> Result<(), ManifestError> {
@@ -145,13 +256,21 @@ fn check_layers(layers: &[Descriptor]) -> Result<(), ManifestError> {
         if kind.contains("foreign") || kind.contains("nondistributable") {
             return Err(ManifestError::Foreign(layer.digest.clone()));
         }
-        if !kind.starts_with("application/vnd.oci.image.layer.v1.tar")
-            && !kind.starts_with("application/vnd.docker.image.rootfs.diff.tar")
-        {
-            return Err(ManifestError::Layer(kind.to_owned()));
+        let packed = kind
+            .strip_prefix("application/vnd.oci.image.layer.v1.tar")
+            .or_else(|| kind.strip_prefix("application/vnd.docker.image.rootfs.diff.tar"));
+        // Not `+encrypted`, which nobody here can read.
+        if !matches!(packed, Some("" | "+gzip" | ".gzip" | "+zstd" | ".zstd")) {
+            return Err(ManifestError::Layer(shortened(kind)));
         }
     }
     Ok(())
+}
+
+/// Compressed size as the manifest has it. What is on the node already is not fetched, so nobody has looked at its size.
+pub fn size(config: &Descriptor, layers: &[Descriptor]) -> u64 {
+    let sizes = layers.iter().map(|layer| layer.size);
+    sizes.fold(config.size, u64::saturating_add)
 }
 
 /// The entry of an index that is for this host: the same os and architecture, the plainest variant that runs.
@@ -204,9 +323,41 @@ struct RunJson {
     cmd: Option<Vec<String>>,
     working_dir: Option<String>,
     stop_signal: Option<String>,
-    volumes: Option<std::collections::BTreeMap<String, serde_json::Value>>,
+    volumes: Option<std::collections::BTreeMap<String, IgnoredAny>>,
     labels: Option<std::collections::BTreeMap<String, String>>,
 }
+
+impl RunJson {
+    /// What an image says of its processes stays in memory for as long as the image is here.
+    fn check(&self) -> Result<(), ManifestError> {
+        let texts = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| said(text)).sum();
+        let text = |text: &Option<String>| text.as_ref().map_or(0, |text| said(text));
+        let volumes = self.volumes.iter().flatten().map(|(path, _)| said(path)).sum();
+        let labels = self.labels.iter().flatten().map(|(key, value)| said(key) + said(value));
+        let parts: [(&str, usize); 8] = [
+            ("User", text(&self.user)),
+            ("Env", texts(&self.env)),
+            ("Entrypoint", texts(&self.entrypoint)),
+            ("Cmd", texts(&self.cmd)),
+            ("WorkingDir", text(&self.working_dir)),
+            ("StopSignal", text(&self.stop_signal)),
+            ("Volumes", volumes),
+            ("Labels", labels.sum()),
+        ];
+        match parts.into_iter().find(|(_, bytes)| *bytes > MOST_SAID) {
+            Some((key, _)) => Err(ManifestError::TooMuch { key }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a text takes, an empty one too.
+fn said(text: &str) -> usize {
+    text.len() + size_of::<String>()
+}
+
+/// Most bytes of one field of a config.
+const MOST_SAID: usize = 1 << 20;
 
 #[derive(Deserialize)]
 struct RootfsJson {
@@ -216,9 +367,13 @@ struct RootfsJson {
 /// What an image's config says, and its layers' diff ids.
 ///
 /// # Errors
-/// [`ManifestError::Json`], [`ManifestError::Digest`], [`ManifestError::Count`].
+/// [`ManifestError::Json`], [`ManifestError::Digest`], [`ManifestError::Count`], [`ManifestError::TooMany`],
+/// [`ManifestError::TooMuch`].
 pub fn config(bytes: &[u8], layers: usize) -> Result<(ImageConfig, Vec<String>), ManifestError> {
-    let json: ConfigJson = serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
+    if layers > MOST_LAYERS {
+        return Err(ManifestError::TooMany(MOST_LAYERS));
+    }
+    let json: ConfigJson = object(bytes)?;
     let diff_ids = json.rootfs.diff_ids;
     if diff_ids.len() != layers {
         return Err(ManifestError::Count {
@@ -231,6 +386,7 @@ pub fn config(bytes: &[u8], layers: usize) -> Result<(ImageConfig, Vec<String>),
         .try_for_each(|id| check_digest(id))
         .map_err(ManifestError::Digest)?;
     let run = json.config.unwrap_or_default();
+    run.check()?;
     let config = ImageConfig {
         user: run.user.unwrap_or_default(),
         env: run.env.unwrap_or_default(),
@@ -315,6 +471,75 @@ mod test {
             parse(climbing.as_bytes(), OCI_MANIFEST),
             Err(ManifestError::Digest(_))
         ));
+    }
+
+    /// A manifest of files with these titles.
+    fn artifact_of(titles: &[&str]) -> Result<Document, ManifestError> {
+        let layers = titles.iter().zip(1..).map(|(title, n)| {
+            json!({"mediaType": "text/plain", "digest": digest(n), "size": 1, "annotations": {TITLE: title}})
+        });
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "application/x-of-ours",
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(0), "size": 2},
+            "layers": layers.collect::<Vec<_>>(),
+        });
+        parse(manifest.to_string().as_bytes(), OCI_MANIFEST)
+    }
+
+    #[test]
+    fn what_is_no_image_is_files() {
+        let Ok(Document::Artifact(artifact)) = artifact_of(&["model.bin", "folder/of it/README"]) else {
+            panic!()
+        };
+        assert_eq!(artifact.kind, "application/x-of-ours");
+        let titles: Vec<_> = artifact.parts.iter().map(|part| part.title.clone().unwrap()).collect();
+        assert_eq!(titles, [Path::new("model.bin"), Path::new("folder/of it/README")]);
+
+        let config = json!({"mediaType": "application/vnd.x.config+json", "digest": digest(0), "size": 2});
+        let layers = json!([
+            {"mediaType": "application/vnd.x.chart.v1.tar+gzip", "digest": digest(1), "size": 1},
+            {"mediaType": "text/plain", "digest": digest(2), "size": 1},
+        ]);
+        let text = json!({"schemaVersion": 2, "config": config, "layers": layers}).to_string();
+        let Ok(Document::Artifact(artifact)) = parse(text.as_bytes(), OCI_MANIFEST) else {
+            panic!()
+        };
+        assert_eq!(artifact.kind, "application/vnd.x.config+json");
+        assert_eq!(artifact.parts[0].title, None);
+        let by_digest = digest(2).replace(':', "-");
+        assert_eq!(artifact.parts[1].title, Some(by_digest.into()));
+    }
+
+    #[test]
+    fn a_title_is_a_plain_path_of_its_own() {
+        let long = "a/".repeat(1024) + "a";
+        for titles in [
+            &["../up"][..],
+            &["a/../../up"],
+            &["/etc/passwd"],
+            &["."],
+            &[".."],
+            &[""],
+            &["a//b"],
+            &["a/"],
+            &["./a"],
+            &["nul\0"],
+            &["line\nline"],
+            &["same", "same"],
+            &["folder", "folder/file"],
+            &["folder/file", "folder"],
+            &[&"a".repeat(256)],
+            &[&long],
+        ] {
+            let refused = artifact_of(titles);
+            assert!(
+                matches!(refused, Err(ManifestError::Title { .. })),
+                "{titles:?}: {refused:?}"
+            );
+        }
+        for titles in [&["a", "ab", "b/a", "b/b"][..], &[".hidden"], &["..."], &["ä ö"]] {
+            assert!(artifact_of(titles).is_ok(), "{titles:?}");
+        }
     }
 
     #[test]

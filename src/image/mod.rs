@@ -1,18 +1,27 @@
-//! Images: references, registries, content, layers and snapshots.
+//! Images: references, registries, content, layers and snapshots; and artifacts, which are stored as images are.
 //!
 //! ```text
 //! <root>/blobs/sha256/<hex>            manifests and configs, as they were served
 //! <root>/layers/<chain id>/fs, done    unpacked layers; without a valid `done` there is no layer
+//!                          /erofs/layer  in the place of `fs`: a layer that is an EROFS image
 //! <root>/base/                         below every image's layers: the places of what every container gets mounted
 //! <root>/images/<hex>                  one record per image: its names, manifest, layers; written last
 //! <root>/snapshots/<container>/        upper and work folders of a container's root file system
+//! <root>/partial/<hex>                 what came of large layers that are not unpacked yet, for who goes on with them
 //! <root>/tmp/                          what is being made; emptied at start
 //! ```
+//! Additional stores are such folders too, of which blobs, layers and images are read.
+//!
 //! Content comes before what names it, so the store can be smaller than the truth, never wrong.
 
+mod additional;
+mod artifact;
 mod content;
+#[cfg(test)]
+mod contract;
 mod import;
 pub mod manifest;
+mod mounts;
 mod pinned;
 mod pull;
 mod records;
@@ -23,15 +32,27 @@ pub mod snapshot;
 mod store;
 pub mod unpack;
 mod usage;
+mod worker;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ContainerId, ErrorKind, FsUsage, ImageId, ImageView};
+use crate::model::{ContainerId, ErrorKind, FsUsage, ImageId, ImageView, Resources};
+pub use mounts::Mounts;
+pub use pull::{
+    Confine, PullObserver, Waiting as Pulling,
+    progress::{LayerView, PullView, Stage, Totals},
+};
 use reference::Reference;
 use registry::Puller;
+use snapshot::Snapshots;
 use store::Store;
+pub use unpack::Snapshotter;
 
 /// Where images come from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,11 +80,67 @@ pub struct Config {
     pub parallel_ranges: usize,
     /// A blob is fetched in parts when it has at least so many bytes left.
     pub parallel_ranges_from: u64,
+    /// What came of a layer with at least so many compressed bytes is kept until it is unpacked, so that neither a broken
+    /// pull nor a restart has it sent again; 0: nothing is.
+    pub keep_partial_from: u64,
+    /// Most bytes kept so of all layers; what nobody went on with for a day is removed.
+    pub keep_partial_most: u64,
+    /// Seconds after which a layer is given up of which neither a byte came nor one was unpacked.
+    pub progress_timeout_s: u64,
+    /// What layers are unpacked into: `overlay`, a folder each, or `erofs`, a file each, which takes Linux 6.15. Layers
+    /// that are there stay what they are.
+    pub snapshotter: Snapshotter,
     /// Archives in this folder are imported at start; for nodes without a registry.
     pub preload_dir: Option<PathBuf>,
+    /// Root folders of stores that others filled, such as one in the node's system image: they are read and never written,
+    /// and may be on a read-only file system. Their images cannot be removed. Read at start; one that is broken is logged.
+    pub additional_stores: Vec<PathBuf>,
     /// Images that the kubelet's clean-up leaves alone: full names with tag or digest, or with a `*` at the end, the
     /// beginning or both.
     pub pinned: Vec<String>,
+    pub workers: Workers,
+}
+
+/// What unpacks layers: how much of the node it may take beside the pods.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workers {
+    /// Path of their cgroup below the hierarchies' roots, made when it is needed. Empty: they are in the daemon's.
+    pub cgroup: String,
+    /// Their weight beside `kubepods` and the node's services, 2 to 262144, as `cpu.shares` of cgroup v1 counts: what
+    /// nobody else wants they have whole.
+    pub cpu_shares: u64,
+    /// CPUs that they have at most, all together; 0: no limit.
+    pub cpus: f64,
+    /// Memory that they have at most, all together, with the page cache of what they write; 0: no limit.
+    pub memory_bytes: u64,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            cgroup: "/inro-unpack".into(),
+            cpu_shares: 128,
+            cpus: 0.0,
+            memory_bytes: 0,
+        }
+    }
+}
+
+impl Workers {
+    /// The same as limits of a cgroup.
+    pub fn resources(&self) -> Resources {
+        const PERIOD_US: u64 = 100_000;
+        let has_quota = self.cpus > 0.0;
+        Resources {
+            cpu_shares: Some(self.cpu_shares),
+            // Less than a millisecond the kernel does not take.
+            cpu_quota_us: has_quota.then(|| ((self.cpus * PERIOD_US as f64) as i64).max(1000)),
+            cpu_period_us: has_quota.then_some(PERIOD_US),
+            memory_limit_bytes: (self.memory_bytes > 0).then(|| i64::try_from(self.memory_bytes).unwrap_or(i64::MAX)),
+            ..Resources::default()
+        }
+    }
 }
 
 impl Default for Config {
@@ -79,8 +156,14 @@ impl Default for Config {
             bandwidth: bounds.bandwidth,
             parallel_ranges: bounds.ranges,
             parallel_ranges_from: bounds.ranges_from,
+            keep_partial_from: 16 << 20,
+            keep_partial_most: 4 << 30,
+            progress_timeout_s: 300,
+            snapshotter: Snapshotter::default(),
             preload_dir: None,
+            additional_stores: Vec::new(),
             pinned: Vec::new(),
+            workers: Workers::default(),
         }
     }
 }
@@ -126,11 +209,32 @@ pub enum ImageError {
     },
     #[error("archive: {0}")]
     Archive(String),
+    #[error("{0}: not found")]
+    NotFound(String),
+    #[error("{what} is in the additional store {}, which is never changed", store.display())]
+    ReadOnly { what: String, store: PathBuf },
+    #[error(
+        "image.snapshotter = \"erofs\": this node cannot run containers on EROFS images, which takes Linux 6.15 with CONFIG_EROFS_FS_BACKED_BY_FILE"
+    )]
+    NoErofs(#[source] Box<ImageError>),
     #[error("{action} {}", path.display())]
     Io {
         action: &'static str,
         path: PathBuf,
         source: io::Error,
+    },
+    /// A pull that several waited for.
+    #[error(transparent)]
+    Joined(Arc<ImageError>),
+    #[error(
+        "layer {digest}: nothing has moved for {limit:?}: {fetched} of {size} bytes came, {unpacked} were unpacked"
+    )]
+    Stalled {
+        digest: String,
+        fetched: u64,
+        size: u64,
+        unpacked: u64,
+        limit: std::time::Duration,
     },
     #[error("the pull was abandoned")]
     Abandoned,
@@ -142,7 +246,8 @@ impl ImageError {
         match self {
             Self::Reference { .. } => ErrorKind::InvalidArgument,
             Self::Registry(error) => error.kind(),
-            Self::Manifest(_) | Self::Layer { .. } | Self::Digest { .. } | Self::Archive(_) => {
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Manifest(_) | Self::Layer { .. } | Self::Digest { .. } | Self::Archive(_) | Self::ReadOnly { .. } => {
                 ErrorKind::FailedPrecondition
             }
             Self::Io { source, .. }
@@ -150,7 +255,9 @@ impl ImageError {
             {
                 ErrorKind::ResourceExhausted
             }
-            Self::Io { .. } => ErrorKind::Internal,
+            Self::Io { .. } | Self::NoErofs(_) => ErrorKind::Internal,
+            Self::Joined(error) => error.kind(),
+            Self::Stalled { .. } => ErrorKind::DeadlineExceeded,
             Self::Abandoned => ErrorKind::Cancelled,
         }
     }
@@ -169,21 +276,53 @@ impl Images {
     ///
     /// # Errors
     /// [`ImageError::Io`].
-    pub fn open(root: &std::path::Path, config: &Config) -> Result<Self, ImageError> {
-        let store = Arc::new(Store::open(root)?);
+    pub fn open(root: &Path, config: &Config) -> Result<Self, ImageError> {
+        let store = Arc::new(Store::open(root, config.snapshotter, &config.additional_stores)?);
         Ok(Self {
             store,
-            pulls: Arc::new(pull::Pulls::new(config)),
+            pulls: Arc::new(pull::Pulls::new(config, root)?),
             config: Arc::new(config.clone()),
         })
     }
 
-    /// Pulls an image. A pull of the same reference under way is joined.
+    /// Pulls an image. A pull of the same reference with the same credentials under way is joined; it ends early only
+    /// when the last who waits for it has left.
     ///
     /// # Errors
     /// [`ImageError`]; nothing is named that is not whole.
     pub async fn pull(&self, reference: &str, puller: Puller<'_>) -> Result<ImageId, ImageError> {
-        pull::pull(self, reference, puller).await
+        self.begin_pull(reference, puller)?.outcome().await
+    }
+
+    /// The same for who wants to look how far it is.
+    ///
+    /// # Errors
+    /// [`ImageError`] for what can be said before anybody is asked.
+    pub fn begin_pull(&self, reference: &str, puller: Puller<'_>) -> Result<Pulling, ImageError> {
+        pull::begin(self, reference, puller)
+    }
+
+    /// The pulls that are under way, the oldest first.
+    pub fn pulls(&self) -> Vec<PullView> {
+        self.pulls.views()
+    }
+
+    /// What all pulls since the start have done.
+    pub fn pull_totals(&self) -> &Totals {
+        self.pulls.totals()
+    }
+
+    /// From now on `observer` is told of each pull that ends. There is one for good.
+    pub fn observe_pulls(&self, observer: PullObserver) {
+        self.pulls.observe(observer);
+    }
+
+    /// From now on what unpacks layers is in a cgroup of its own.
+    ///
+    /// # Errors
+    /// Why it cannot be made just now.
+    pub fn confine_workers(&self, confine: Confine) -> Result<(), String> {
+        self.pulls.confine(confine)
     }
 
     /// By image id or the beginning of one, or by what `registries.conf` says that a name means.
@@ -219,11 +358,12 @@ impl Images {
         images.into_iter().map(|image| self.marked(image)).collect()
     }
 
-    /// With the mark of an image that the configuration pins.
+    /// With the mark of an image that the configuration pins, or that cannot be removed.
     fn marked(&self, image: ImageView) -> ImageView {
         let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+        let is_pinned = names.any(|name| pinned::pins(&self.config.pinned, name));
         ImageView {
-            pinned: names.any(|name| pinned::pins(&self.config.pinned, name)),
+            pinned: is_pinned || self.store.read_only(&image.id).is_some(),
             ..image
         }
     }
@@ -232,7 +372,7 @@ impl Images {
     /// until it is gone. Blocks.
     ///
     /// # Errors
-    /// [`ImageError::Reference`], [`ImageError::Io`].
+    /// [`ImageError::Reference`], [`ImageError::Io`]; [`ImageError::ReadOnly`] for an image of an additional store.
     pub fn remove(&self, name: &str) -> Result<(), ImageError> {
         match self.find(name)? {
             Some(image) => self.store.remove(&image.id),
@@ -256,6 +396,24 @@ impl Images {
         }
     }
 
+    /// Looks whether this node can run containers on what layers are unpacked into.
+    ///
+    /// # Errors
+    /// [`ImageError::NoErofs`].
+    pub fn probe(&self, snapshots: &Snapshots) -> Result<(), ImageError> {
+        match self.config.snapshotter {
+            Snapshotter::Overlay => Ok(()),
+            Snapshotter::Erofs => {
+                mounts::probe(&self.store.content, snapshots).map_err(|error| ImageError::NoErofs(Box::new(error)))
+            }
+        }
+    }
+
+    /// The mounts of layers that are images.
+    pub fn mounts(&self) -> Mounts {
+        self.store.content.mounts.clone()
+    }
+
     /// Keeps an image's layers for a container.
     pub fn hold(&self, image: &ImageId, container: &ContainerId) {
         self.store.hold(image, container);
@@ -270,4 +428,13 @@ impl Images {
     pub fn fs_info(&self) -> FsUsage {
         self.store.usage()
     }
+}
+
+/// Runs what waits for the disk where that keeps nobody.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(ImageError::Abandoned))
 }

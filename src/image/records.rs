@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::unpack::{Made, Unpacked};
 use crate::model::{ImageConfig, ImageId};
 
-/// One image. A change of shape is a change of `version`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// One image, or an artifact. A change of shape is a change of `version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
     pub version: u32,
     pub id: ImageId,
@@ -16,6 +17,9 @@ pub struct ImageRecord {
     pub config: ImageConfig,
     /// Chain ids, lowest first.
     pub layers: Vec<String>,
+    /// What kind of artifact it is, which has no config and whose id is its manifest's digest; `None`: an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<String>,
     /// Digests of the manifest and of an index that led to it, for clean-up.
     pub blobs: Vec<String>,
 }
@@ -29,4 +33,45 @@ pub struct LayerRecord {
     pub diff_id: String,
     pub size_bytes: u64,
     pub entries: u64,
+    /// The digest of the unpacked tree; a layer of before there was one has none, nor has an image.
+    #[serde(default)]
+    pub tree: Option<String>,
+    /// The layer is this image, and no folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erofs: Option<ErofsRecord>,
+}
+
+/// An EROFS image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErofsRecord {
+    /// As fs-verity has it.
+    pub digest: String,
+    /// Whether fs-verity watches over the file.
+    pub sealed: bool,
+}
+
+impl LayerRecord {
+    /// Of what came out of a layer; an image may be `sealed`.
+    pub fn of(chain_id: String, layer: Unpacked, sealed: bool) -> Self {
+        let (tree, erofs) = match layer.made {
+            Made::Folder { tree, .. } => (Some(tree), None),
+            Made::Erofs { digest } => (None, Some(ErofsRecord { digest, sealed })),
+        };
+        Self {
+            chain_id,
+            diff_id: layer.diff_id,
+            size_bytes: layer.size_bytes,
+            entries: layer.entries,
+            tree,
+            erofs,
+        }
+    }
+
+    /// How many inodes it takes on the disk.
+    pub fn inodes(&self) -> u64 {
+        match self.erofs {
+            None => self.entries,
+            Some(_) => 1,
+        }
+    }
 }

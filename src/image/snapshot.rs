@@ -1,4 +1,5 @@
-//! Root file systems of containers: an overlay of an image's layers under a folder of the container's own.
+//! Root file systems of containers: an overlay of an image's layers, folders and images, under a folder of the container's
+//! own.
 //!
 //! The mount is *detached*: it is in no mount table, so the host's never grows, nobody can pin it, and it goes when the
 //! last container process goes.
@@ -8,6 +9,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
@@ -20,10 +22,10 @@ use rustix::{
     },
 };
 
-use super::{ImageError, content::io};
+use super::{ImageError, Mounts, content::io};
 use crate::{
     durable,
-    model::{ContainerId, UserNamespace},
+    model::{ContainerId, Layer, UserNamespace},
     sys::mount::{set_idmap, set_readonly},
 };
 
@@ -31,12 +33,14 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Snapshots {
     root: PathBuf,
-    /// Where every layer is.
-    layers: PathBuf,
+    /// Where every layer is: our own, and those of additional stores.
+    layers: Vec<PathBuf>,
     /// Below every image's layers, see [`make_base`].
     base: PathBuf,
     /// See [`Snapshots::place`].
     place: PathBuf,
+    /// Of layers that are images.
+    mounts: Mounts,
 }
 
 /// A user namespace whose root owns what the image says root owns.
@@ -47,12 +51,14 @@ pub struct Mapped<'a> {
 }
 
 impl Snapshots {
-    /// Below `root`, beside the layers: overlayfs copies up within one file system.
+    /// Below `root`, beside the layers: overlayfs copies up within one file system. `additional` are other stores' roots.
     ///
     /// # Errors
     /// [`ImageError::Io`].
-    pub fn open(root: &Path) -> Result<Self, ImageError> {
-        let (images, layers) = (root, root.join("layers"));
+    pub fn open(root: &Path, additional: &[PathBuf], mounts: Mounts) -> Result<Self, ImageError> {
+        let images = root;
+        let roots = std::iter::once(root).chain(additional.iter().map(PathBuf::as_path));
+        let layers = roots.map(|root| root.join("layers")).collect();
         let root = root.join("snapshots");
         durable::create_private_dir(&root).map_err(io("make", &root))?;
         let device = |folder: &Path| {
@@ -70,6 +76,7 @@ impl Snapshots {
             layers,
             base,
             place,
+            mounts,
         })
     }
 
@@ -84,9 +91,9 @@ impl Snapshots {
         self.root.join(id.as_str()).join("upper")
     }
 
-    /// Makes a container's folder and mounts its root file system: `layers` (their `fs` folders, lowest first) under it.
+    /// Makes a container's folder and mounts its root file system: `layers`, lowest first, under it.
     ///
-    /// For a user namespace the layers are id-mapped, all by one mount of the folder they share, and what the container
+    /// For a user namespace the layers are id-mapped, folders all by one mount of the folder they share, and what the container
     /// writes belongs on the disk to the host's ids of who wrote it.
     ///
     /// # Errors
@@ -94,14 +101,17 @@ impl Snapshots {
     pub fn prepare(
         &self,
         id: &ContainerId,
-        layers: &[PathBuf],
+        layers: &[Layer],
         mapped: Option<Mapped<'_>>,
     ) -> Result<OwnedFd, ImageError> {
         let folder = self.folder(id, &["upper", "work"])?;
         let upper = folder.join("upper");
         // The root folder of what the container sees is the upper one: it looks as the topmost layer's.
-        let like = layers.last().unwrap_or(&self.base);
-        let meta = fs::metadata(like).map_err(io("examine", like))?;
+        let layers = self.lower(layers)?;
+        let meta = match layers.last() {
+            None => fs::metadata(&self.base).map_err(io("examine", &self.base)),
+            Some(layer) => layer.metadata(),
+        }?;
         let mode = meta.permissions().mode() & 0o7777;
         if let Some(Mapped { ids, .. }) = mapped {
             let (uid, gid) = (ids.uids.to_host(meta.uid()), ids.gids.to_host(meta.gid()));
@@ -109,10 +119,10 @@ impl Snapshots {
                 .map_err(io("set the owner of", &upper))?;
         }
         fs::set_permissions(&upper, PermissionsExt::from_mode(mode)).map_err(io("set the mode of", &upper))?;
-        let mut lower: Vec<&Path> = layers.iter().rev().map(PathBuf::as_path).collect();
+        let mut lower: Vec<Lower> = layers.into_iter().rev().collect();
         // It is not id-mapped as the layers are: what is missing is made there for each container.
-        if mapped.is_none() || layers.is_empty() {
-            lower.push(&self.base);
+        if mapped.is_none() || lower.is_empty() {
+            lower.push(Lower::Folder(self.base.clone()));
         }
         self.overlay(&lower, Some(&folder), mapped)
             .map_err(io("mount an overlay on", &folder))
@@ -122,16 +132,12 @@ impl Snapshots {
     ///
     /// # Errors
     /// [`ImageError::Io`].
-    pub fn view(
-        &self,
-        id: &ContainerId,
-        layers: &[PathBuf],
-        mapped: Option<Mapped<'_>>,
-    ) -> Result<OwnedFd, ImageError> {
+    pub fn view(&self, id: &ContainerId, layers: &[Layer], mapped: Option<Mapped<'_>>) -> Result<OwnedFd, ImageError> {
         let folder = self.folder(id, &["empty"])?;
         let empty = folder.join("empty");
         // Without an upper folder overlayfs wants two others: this one shows nothing.
-        let lower: Vec<&Path> = layers.iter().rev().chain([&empty]).map(PathBuf::as_path).collect();
+        let mut lower: Vec<Lower> = self.lower(layers)?.into_iter().rev().collect();
+        lower.push(Lower::Folder(empty.clone()));
         let mounted = match lower.len() {
             1 => open_tree(CWD, &empty, CLONE).map_err(io::Error::from),
             _ => self.overlay(&lower, None, mapped),
@@ -147,9 +153,8 @@ impl Snapshots {
     /// [`ImageError::Io`] with what the kernel says.
     pub fn probe(&self, mapped: Mapped<'_>) -> Result<(), ImageError> {
         let id = ContainerId::random();
-        let probed = self
-            .prepare(&id, std::slice::from_ref(&self.layers), Some(mapped))
-            .map(drop);
+        let place = self.layers.iter().take(1).cloned().map(Layer::Folder);
+        let probed = self.prepare(&id, &place.collect::<Vec<_>>(), Some(mapped)).map(drop);
         self.remove(&id)?;
         probed
     }
@@ -189,41 +194,107 @@ impl Snapshots {
         Ok(())
     }
 
+    /// What an overlay is made of.
+    fn lower(&self, layers: &[Layer]) -> Result<Vec<Lower>, ImageError> {
+        let one = |layer: &Layer| match layer {
+            Layer::Folder(folder) => Ok(Lower::Folder(folder.clone())),
+            Layer::Erofs { file, sealed } => Ok(Lower::Mount {
+                mount: self.mounts.of(file, sealed.as_deref())?,
+                of: file.clone(),
+            }),
+        };
+        layers.iter().map(one).collect()
+    }
+
     /// A detached overlay of `lower`, topmost first; with a container's folder a writable one.
-    fn overlay(&self, lower: &[&Path], own: Option<&Path>, mapped: Option<Mapped<'_>>) -> io::Result<OwnedFd> {
-        let layers = mapped.map(|mapped| self.mapped_layers(mapped)).transpose()?;
-        let direct = match &layers {
-            None => by_context(lower, own),
-            Some(layers) => {
-                let base = PathBuf::from(format!("/proc/self/fd/{}", layers.as_raw_fd()));
-                let through = |path: &&Path| match path.strip_prefix(&self.layers) {
-                    Ok(below) => base.join(below),
-                    Err(_) => path.to_path_buf(),
-                };
-                let lower: Vec<PathBuf> = lower.iter().map(through).collect();
-                by_context(&lower.iter().map(PathBuf::as_path).collect::<Vec<_>>(), own)
+    fn overlay(&self, lower: &[Lower], own: Option<&Path>, mapped: Option<Mapped<'_>>) -> io::Result<OwnedFd> {
+        let layers = match mapped {
+            None => Vec::new(),
+            Some(mapped) => self.mapped_layers(lower, mapped)?,
+        };
+        let through = |path: &Path| {
+            let mut below = layers
+                .iter()
+                .filter_map(|(tree, place)| Some((tree, path.strip_prefix(place).ok()?)));
+            match below.next() {
+                Some((tree, below)) => by_descriptor(tree.as_fd()).join(below),
+                None => path.to_path_buf(),
             }
         };
-        match direct {
+        let mut mounts = Vec::new();
+        let mut paths = Vec::with_capacity(lower.len());
+        for layer in lower {
+            paths.push(match (layer, mapped) {
+                (Lower::Folder(path), _) => through(path),
+                (Lower::Mount { mount, .. }, None) => by_descriptor(mount.as_fd()),
+                (Lower::Mount { mount, .. }, Some(mapped)) => {
+                    let own = open_tree(&**mount, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)?;
+                    set_idmap(own.as_fd(), mapped.namespace)?;
+                    let path = by_descriptor(own.as_fd());
+                    mounts.push(own);
+                    path
+                }
+            });
+        }
+        let folders = lower.iter().map(Lower::folder).collect::<Option<Vec<_>>>();
+        match (by_context(&paths, own), folders) {
             // Before Linux 6.5 overlayfs has no `lowerdir+`; before 6.15 it takes no layer of a detached mount.
-            Err(Errno::INVAL) => {
+            (Err(Errno::INVAL), Some(folders)) => {
                 own.map_or(Ok(()), forget_attempt)?;
-                by_mount(
-                    lower,
-                    own,
-                    layers.as_ref().map(|layers| (layers.as_fd(), &*self.layers)),
-                )
+                by_mount(&folders, own, &layers)
             }
-            result => Ok(result?),
+            (result, _) => Ok(result?),
         }
     }
 
-    /// The folder of all layers, attached nowhere, with owners as the namespace maps them.
-    fn mapped_layers(&self, mapped: Mapped<'_>) -> io::Result<OwnedFd> {
-        let layers = open_tree(CWD, &self.layers, CLONE)?;
-        set_idmap(layers.as_fd(), mapped.namespace)?;
-        Ok(layers)
+    /// The folders of layers that `lower` is in, attached nowhere, with owners as the namespace maps them; and where each
+    /// of them is.
+    fn mapped_layers<'a>(&'a self, lower: &[Lower], mapped: Mapped<'_>) -> io::Result<Vec<(OwnedFd, &'a Path)>> {
+        let needed = |place: &&PathBuf| {
+            lower
+                .iter()
+                .filter_map(Lower::folder)
+                .any(|layer| layer.starts_with(place))
+        };
+        let mapped = self.layers.iter().filter(needed).map(|place| {
+            let layers = open_tree(CWD, place, CLONE)?;
+            set_idmap(layers.as_fd(), mapped.namespace)?;
+            Ok((layers, &**place))
+        });
+        mapped.collect()
     }
+}
+
+/// One layer of an overlay.
+#[derive(Debug)]
+enum Lower {
+    Folder(PathBuf),
+    /// Of the image `of`.
+    Mount {
+        mount: Arc<OwnedFd>,
+        of: PathBuf,
+    },
+}
+
+impl Lower {
+    /// Of its root.
+    fn metadata(&self) -> Result<fs::Metadata, ImageError> {
+        match self {
+            Self::Folder(path) => fs::metadata(path).map_err(io("examine", path)),
+            Self::Mount { mount, of } => fs::metadata(by_descriptor(mount.as_fd())).map_err(io("examine", of)),
+        }
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(path) => Some(path),
+            Self::Mount { .. } => None,
+        }
+    }
+}
+
+fn by_descriptor(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// The places of what every container gets mounted: they are not made in its own folder then, each on the disk and each to
@@ -258,10 +329,10 @@ fn remove_if_there(folder: &Path) -> io::Result<()> {
     }
 }
 
-fn by_context(lower: &[&Path], own: Option<&Path>) -> rustix::io::Result<OwnedFd> {
+fn by_context(lower: &[PathBuf], own: Option<&Path>) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in lower {
-        fsconfig_set_string(&context, "lowerdir+", *layer)?;
+        fsconfig_set_string(&context, "lowerdir+", layer)?;
     }
     if let Some(own) = own {
         fsconfig_set_string(&context, "upperdir", own.join("upper"))?;
@@ -280,13 +351,13 @@ fn forget_attempt(own: &Path) -> io::Result<()> {
     fs::create_dir(&work)
 }
 
-/// By mount(2) in a mount namespace that ends with its thread; `mapped` is attached there over the folder of layers.
+/// By mount(2) in a mount namespace that ends with its thread; `mapped` are attached there over the folders of layers.
 /// The layers are named by short descriptor paths: all options together may have one page.
-fn by_mount(lower: &[&Path], own: Option<&Path>, mapped: Option<(BorrowedFd<'_>, &Path)>) -> io::Result<OwnedFd> {
+fn by_mount(lower: &[&Path], own: Option<&Path>, mapped: &[(OwnedFd, &Path)]) -> io::Result<OwnedFd> {
     crate::sys::thread::in_own_mount_namespace(|| {
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        if let Some((mapped, place)) = mapped {
-            move_mount(mapped, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        for (mapped, place) in mapped {
+            move_mount(mapped, "", CWD, *place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         }
         let open = |path: &&Path| fs::File::open(path);
         let layers = lower.iter().map(open).collect::<io::Result<Vec<_>>>()?;
@@ -329,7 +400,7 @@ mod test {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let snapshots = Snapshots::open(dir.path()).unwrap();
+        let snapshots = Snapshots::open(dir.path(), &[], Mounts::default()).unwrap();
         let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
         let before = mounts();
         for count in [0, 1, 2, 300] {
@@ -341,6 +412,7 @@ mod test {
                 fs::write(layer.join("top"), n.to_string()).unwrap();
             }
             let id = ContainerId::random();
+            let layers: Vec<_> = layers.into_iter().map(Layer::Folder).collect();
             let root = snapshots.prepare(&id, &layers, None).unwrap();
             match count {
                 0 => assert!(read(&root, "top").is_err()),
@@ -359,12 +431,13 @@ mod test {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Snapshots::open(dir.path()).unwrap().place(), dir.path());
+        let snapshots = Snapshots::open(dir.path(), &[], Mounts::default()).unwrap();
+        assert_eq!(snapshots.place(), dir.path());
         let own = dir.path().join("snapshots");
         let place = crate::sys::thread::in_own_mount_namespace(|| {
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
             mount("tmpfs", &own, "tmpfs", MountFlags::empty(), c"")?;
-            let snapshots = Snapshots::open(dir.path()).map_err(io::Error::other)?;
+            let snapshots = Snapshots::open(dir.path(), &[], Mounts::default()).map_err(io::Error::other)?;
             Ok(snapshots.place().to_owned())
         });
         assert_eq!(place.unwrap(), own);
@@ -384,9 +457,9 @@ mod test {
         fs::remove_file(dir.path().join("upper/f")).unwrap();
         fs::remove_file(dir.path().join("work/f")).unwrap();
         let path = |name: &str| dir.path().join(name);
-        let root = by_mount(&[&path("b"), &path("a")], Some(dir.path()), None).unwrap();
+        let root = by_mount(&[&path("b"), &path("a")], Some(dir.path()), &[]).unwrap();
         assert_eq!(read(&root, "f").unwrap(), "b");
-        let view = by_mount(&[&path("a"), &path("empty")], None, None).unwrap();
+        let view = by_mount(&[&path("a"), &path("empty")], None, &[]).unwrap();
         assert_eq!(read(&view, "f").unwrap(), "a");
     }
 
@@ -397,12 +470,12 @@ mod test {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let snapshots = Snapshots::open(dir.path()).unwrap();
+        let snapshots = Snapshots::open(dir.path(), &[], Mounts::default()).unwrap();
         let layer = dir.path().join("layer");
         fs::create_dir_all(layer.join("etc")).unwrap();
         fs::write(layer.join("etc/hosts"), "the image's").unwrap();
         let id = ContainerId::random();
-        let root = snapshots.prepare(&id, &[layer], None).unwrap();
+        let root = snapshots.prepare(&id, &[Layer::Folder(layer)], None).unwrap();
         assert_eq!(read(&root, "etc/hosts").unwrap(), "the image's");
         for (place, mode) in [("proc", 0o555), ("dev", 0o755), ("etc/resolv.conf", 0o644)] {
             let stat = rustix::fs::statat(&root, place, rustix::fs::AtFlags::empty()).unwrap();
@@ -418,15 +491,16 @@ mod test {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let snapshots = Snapshots::open(dir.path()).unwrap();
+        let snapshots = Snapshots::open(dir.path(), &[], Mounts::default()).unwrap();
         let layers: Vec<_> = ["one", "two"].map(|name| dir.path().join("layers").join(name)).into();
         for layer in &layers {
             fs::create_dir_all(layer).unwrap();
             fs::write(layer.join("f"), layer.to_str().unwrap()).unwrap();
         }
+        let given: Vec<_> = layers.iter().cloned().map(Layer::Folder).collect();
         for count in [1, 2] {
             let id = ContainerId::random();
-            let view = snapshots.view(&id, &layers[..count], None).unwrap();
+            let view = snapshots.view(&id, &given[..count], None).unwrap();
             assert_eq!(read(&view, "f").unwrap(), layers[count - 1].to_str().unwrap());
             let new = openat(&view, "new", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU);
             assert_eq!(new.unwrap_err(), Errno::ROFS);

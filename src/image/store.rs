@@ -3,24 +3,27 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Mutex,
 };
 
 use super::{
     ImageError,
+    additional::Additional,
     content::{Content, io},
     records::{ImageRecord, LayerRecord, VERSION},
     reference::Reference,
+    unpack::Snapshotter,
 };
 use crate::{
     durable,
-    model::{ContainerId, FsUsage, ImageId, ImageView, Timestamp},
+    model::{ContainerId, FsUsage, ImageId, ImageView, Layer, Timestamp},
 };
 
-/// All images of a root folder.
+/// All images of a root folder, and of additional stores.
 pub struct Store {
     pub content: Content,
+    additional: Additional,
     /// Guards the table, and with it what may be removed from the disk.
     state: Mutex<State>,
 }
@@ -37,20 +40,20 @@ struct State {
 
 impl Store {
     /// Reads every record. One that is broken is renamed away and logged: it costs its image and nothing else.
-    pub fn open(root: &Path) -> Result<Self, ImageError> {
-        let content = Content::open(root)?;
-        let mut state = State::default();
-        let layers = root.join("layers");
-        for entry in fs::read_dir(&layers).map_err(io("list", &layers))?.flatten() {
-            let chain_id = format!("sha256:{}", entry.file_name().to_string_lossy());
-            if let Some(record) = content.layer_record(&chain_id) {
-                state.layers.insert(chain_id, record);
-            }
-        }
+    pub fn open(root: &Path, snapshotter: Snapshotter, additional: &[PathBuf]) -> Result<Self, ImageError> {
+        let content = Content::open(root, snapshotter)?;
+        let additional = Additional::open(additional);
+        let mut state = State {
+            layers: content.layer_records()?,
+            ..State::default()
+        };
+        let is_there = |state: &State, layer: &String| {
+            state.layers.contains_key(layer) || additional.content_with(layer).is_some()
+        };
         let images = root.join("images");
         for entry in fs::read_dir(&images).map_err(io("list", &images))?.flatten() {
             match read(&entry.path()) {
-                Some(record) if record.layers.iter().all(|layer| state.layers.contains_key(layer)) => {
+                Some(record) if record.layers.iter().all(|layer| is_there(&state, layer)) => {
                     state.images.insert(record.id.clone(), record);
                 }
                 _ => {
@@ -61,54 +64,98 @@ impl Store {
         }
         Ok(Self {
             content,
+            additional,
             state: Mutex::new(state),
         })
     }
 
     /// By image id or id prefix.
     pub fn find_id(&self, name: &str) -> Option<ImageView> {
-        let hex = id_prefix(name)?;
         let state = self.lock();
-        let begins = |record: &&ImageRecord| record.id.0["sha256:".len()..].starts_with(hex);
-        let mut matching = state.images.values().filter(begins);
-        match (matching.next(), matching.next()) {
-            (Some(record), None) => Some(self.view(record)),
-            _ => None,
-        }
+        self.by_id(&state, name).map(|record| self.view_among(&state, record))
     }
 
     /// By image id, id prefix or reference.
     pub fn find(&self, name: &str) -> Result<Option<ImageView>, ImageError> {
-        if let Some(image) = self.find_id(name) {
-            return Ok(Some(image));
+        let state = self.lock();
+        let found = self.by_name(&state, name)?;
+        Ok(found.map(|record| self.view_among(&state, record)))
+    }
+
+    pub fn all(&self) -> Vec<ImageView> {
+        let state = self.lock();
+        let all = self.everything(&state).map(|record| self.view_among(&state, record));
+        let mut views: Vec<_> = all.collect();
+        views.sort_by(|a, b| a.id.cmp(&b.id));
+        views
+    }
+
+    /// As it is told: a tag of an additional store that another image has got since is that one's.
+    fn view_among(&self, state: &State, record: &ImageRecord) -> ImageView {
+        let mut view = self.view_of(state, record);
+        if !state.images.contains_key(&record.id) {
+            let first = |tag: &String| self.everything(state).find(|other| other.repo_tags.contains(tag));
+            view.repo_tags
+                .retain(|tag| first(tag).is_some_and(|first| first.id == record.id));
+        }
+        view
+    }
+
+    /// Every image once.
+    fn everything<'a>(&'a self, state: &'a State) -> impl Iterator<Item = &'a ImageRecord> {
+        let mut seen = HashSet::new();
+        let all = state.images.values().chain(self.additional.images());
+        all.filter(move |record| seen.insert(&record.id))
+    }
+
+    fn is_known(&self, state: &State, image: &ImageId) -> bool {
+        state.images.contains_key(image) || self.additional.image(image).is_some()
+    }
+
+    fn by_name<'a>(&'a self, state: &'a State, name: &str) -> Result<Option<&'a ImageRecord>, ImageError> {
+        if let Some(record) = self.by_id(state, name) {
+            return Ok(Some(record));
         }
         if name.starts_with("sha256:") && id_prefix(name).is_some() {
             return Ok(None);
         }
-        let state = self.lock();
         let reference: Reference = name.parse()?;
         let by_digest = reference
             .digest
             .as_ref()
             .map(|digest| format!("{}@{digest}", reference.name()));
-        let found = state
-            .images
-            .values()
-            .find(|record| match (&by_digest, reference.tagged()) {
-                (Some(digest), _) => record.repo_digests.contains(digest),
-                (None, Some(tag)) => record.repo_tags.contains(&tag),
-                (None, None) => false,
-            });
-        Ok(found.map(|record| self.view(record)))
+        let mut images = self.everything(state);
+        Ok(images.find(|record| match (&by_digest, reference.tagged()) {
+            (Some(digest), _) => record.repo_digests.contains(digest),
+            (None, Some(tag)) => record.repo_tags.contains(&tag),
+            (None, None) => false,
+        }))
     }
 
-    pub fn all(&self) -> Vec<ImageView> {
-        let mut views: Vec<_> = self.lock().images.values().map(|record| self.view(record)).collect();
-        views.sort_by(|a, b| a.id.cmp(&b.id));
-        views
+    fn by_id<'a>(&'a self, state: &'a State, name: &str) -> Option<&'a ImageRecord> {
+        let hex = id_prefix(name)?;
+        let begins = |record: &&ImageRecord| record.id.0["sha256:".len()..].starts_with(hex);
+        let mut matching = self.everything(state).filter(begins);
+        match (matching.next(), matching.next()) {
+            (Some(record), None) => Some(record),
+            _ => None,
+        }
     }
 
-    fn view(&self, record: &ImageRecord) -> ImageView {
+    /// A layer as it is put below containers, from wherever it is.
+    fn layer_in_use(&self, state: &State, chain_id: &str) -> Layer {
+        match self.additional.layer(chain_id) {
+            Some((content, record)) => content.layer_in_use(chain_id, Some(record)),
+            None => self.content.layer_in_use(chain_id, state.layers.get(chain_id)),
+        }
+    }
+
+    /// The store that an image stays in for ever.
+    pub fn read_only(&self, image: &ImageId) -> Option<&Path> {
+        self.additional.content_of(image).map(|content| &*content.root)
+    }
+
+    fn view_of(&self, state: &State, record: &ImageRecord) -> ImageView {
         ImageView {
             id: record.id.clone(),
             repo_tags: record.repo_tags.clone(),
@@ -118,9 +165,10 @@ impl Store {
             layers: record
                 .layers
                 .iter()
-                .map(|layer| self.content.layer(layer).join("fs"))
+                .map(|layer| self.layer_in_use(state, layer))
                 .collect(),
             pinned: false,
+            artifact: record.artifact.clone(),
         }
     }
 
@@ -133,7 +181,7 @@ impl Store {
         {
             state.layers.insert(chain_id.to_owned(), record);
         }
-        state.layers.contains_key(chain_id)
+        state.layers.contains_key(chain_id) || self.additional.content_with(chain_id).is_some()
     }
 
     /// Ends a pull's claim on layers.
@@ -161,6 +209,12 @@ impl Store {
             merge(&mut record.repo_tags, &known.repo_tags);
             merge(&mut record.repo_digests, &known.repo_digests);
             merge(&mut record.blobs, &known.blobs);
+        } else if let Some(known) = self.additional.image(&record.id) {
+            // Its documents are there, and of its names some may be another image's by now.
+            let is_taken = |tag: &&String| state.images.values().any(|other| other.repo_tags.contains(tag));
+            let free = known.repo_tags.iter().filter(|tag| !is_taken(tag)).cloned();
+            merge(&mut record.repo_tags, &free.collect::<Vec<_>>());
+            merge(&mut record.repo_digests, &known.repo_digests);
         }
         record.repo_tags.sort();
         record.repo_digests.sort();
@@ -184,7 +238,19 @@ impl Store {
         Ok(id)
     }
 
+    /// Removes an image. One of an additional store stays there, and what it got here goes.
     pub fn remove(&self, id: &ImageId) -> Result<(), ImageError> {
+        self.remove_own(id)?;
+        match self.read_only(id) {
+            None => Ok(()),
+            Some(store) => Err(ImageError::ReadOnly {
+                what: format!("image {id}"),
+                store: store.to_owned(),
+            }),
+        }
+    }
+
+    fn remove_own(&self, id: &ImageId) -> Result<(), ImageError> {
         let mut state = self.lock();
         if state.images.remove(id).is_none() {
             return Ok(());
@@ -195,6 +261,8 @@ impl Store {
         {
             return Err(io("remove", &path)(error));
         }
+        // What it named goes only when nothing names it any more, on the disk too.
+        self.content.sync_folder("images")?;
         self.sweep(&mut state);
         Ok(())
     }
@@ -215,7 +283,7 @@ impl Store {
         holders.remove(container);
         if holders.is_empty() {
             state.holds.remove(image);
-            if !state.images.contains_key(image) {
+            if !self.is_known(&state, image) {
                 self.sweep(&mut state);
             }
         }
@@ -227,14 +295,14 @@ impl Store {
             at: Timestamp::now(),
             path: self.content.root.clone(),
             used_bytes: state.layers.values().map(|layer| layer.size_bytes).sum(),
-            inodes: state.layers.values().map(|layer| layer.entries).sum(),
+            inodes: state.layers.values().map(LayerRecord::inodes).sum(),
         }
     }
 
     /// Removes layers and blobs that no image, container or pull needs. A container of an image that is removed keeps
     /// every layer there is: which ones it uses is not on record any more.
     fn sweep(&self, state: &mut State) {
-        if state.holds.keys().any(|image| !state.images.contains_key(image)) {
+        if state.holds.keys().any(|image| !self.is_known(state, image)) {
             return;
         }
         let images = state.images.values();
@@ -250,6 +318,7 @@ impl Store {
             .cloned()
             .collect();
         for layer in unused {
+            self.content.mounts.forget(&self.content.layer(&layer));
             match self.content.discard(&self.content.layer(&layer)) {
                 Ok(()) => {
                     state.layers.remove(&layer);
@@ -272,6 +341,7 @@ impl Store {
         }
     }
 
+    /// Writes an image's record, in the place of what is there.
     fn write(&self, record: &ImageRecord) -> Result<(), ImageError> {
         let path = self.content.image(&record.id.0);
         let bytes = serde_json::to_vec(record).map_err(|error| io("write", &path)(error.into()))?;
@@ -283,23 +353,16 @@ impl Store {
     }
 }
 
-impl Content {
-    fn discard_file(&self, path: &Path) {
-        if let Err(error) = fs::remove_file(path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove");
-        }
-    }
-}
-
-fn read(path: &Path) -> Option<ImageRecord> {
+/// An image's record as it is on the disk.
+pub fn read(path: &Path) -> Option<ImageRecord> {
     let record: ImageRecord = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     (record.version == VERSION).then_some(record)
 }
 
-fn merge(into: &mut Vec<String>, from: &[String]) {
-    for name in from {
-        if !into.contains(name) {
-            into.push(name.clone());
+impl Content {
+    fn discard_file(&self, path: &Path) {
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove");
         }
     }
 }
@@ -309,4 +372,12 @@ fn id_prefix(name: &str) -> Option<&str> {
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
     let is_hex = hex.len() >= 3 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     is_hex.then_some(hex)
+}
+
+fn merge(into: &mut Vec<String>, from: &[String]) {
+    for name in from {
+        if !into.contains(name) {
+            into.push(name.clone());
+        }
+    }
 }

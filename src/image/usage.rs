@@ -224,7 +224,8 @@ mod test {
     #[test]
     fn the_disk_has_a_size() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Snapshots::open(dir.path()).unwrap().disk().unwrap();
+        let snapshots = Snapshots::open(dir.path(), &[], crate::image::Mounts::default()).unwrap();
+        let disk = snapshots.disk().unwrap();
         assert!(disk.size_bytes > 0 && !disk.device.is_empty(), "{disk:?}");
     }
 }

@@ -1,11 +1,12 @@
 //! How much there is of everything, counted when somebody asks.
 
-use std::fmt;
+use std::{fmt, sync::atomic::Ordering};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeGaugeValue},
+    encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet},
     metrics::MetricType,
+    registry::Unit,
 };
 
 use crate::{
@@ -25,13 +26,26 @@ pub struct Census {
     pub images: u64,
     /// Streaming calls that wait for their clients.
     pub tickets: u64,
+    pub pulls: u64,
+    /// Calls that wait for them.
+    pub pulls_waiting: u64,
+    /// Bytes since the start.
+    pub fetched: u64,
+    pub kept: u64,
+    pub unpacked: u64,
 }
 
 impl Census {
     pub fn take(pods: &Pods, images: &Images) -> Self {
+        let (pulls, totals) = (images.pulls(), images.pull_totals());
         let mut census = Self {
             images: images.list(None).len() as u64,
             tickets: pods.promised() as u64,
+            pulls: pulls.len() as u64,
+            pulls_waiting: pulls.iter().map(|pull| pull.waiting as u64).sum(),
+            fetched: totals.fetched_bytes.load(Ordering::Relaxed),
+            kept: totals.kept_bytes.load(Ordering::Relaxed),
+            unpacked: totals.unpacked_bytes.load(Ordering::Relaxed),
             ..Self::default()
         };
         for pod in pods.sandboxes(&SandboxFilter::default()) {
@@ -79,8 +93,24 @@ impl<F: Fn() -> Census + Send + Sync + 'static> Collector for Gauges<F> {
         by_state(&mut encoder, "inro_containers", "Containers there are.", &containers)?;
         gauge(&mut encoder, "inro_images", "Images there are.", census.images)?;
         let help = "Streaming calls that wait for their clients.";
-        gauge(&mut encoder, "inro_streaming_tickets", help, census.tickets)
+        gauge(&mut encoder, "inro_streaming_tickets", help, census.tickets)?;
+        gauge(&mut encoder, "inro_pulls", "Pulls under way.", census.pulls)?;
+        let help = "Calls that wait for pulls under way.";
+        gauge(&mut encoder, "inro_pulls_waiting", help, census.pulls_waiting)?;
+        let help = "Bytes of layers that came from registries.";
+        bytes(&mut encoder, "inro_pull_fetched", help, census.fetched)?;
+        let help = "Bytes of layers that an earlier pull had kept.";
+        bytes(&mut encoder, "inro_pull_kept", help, census.kept)?;
+        let help = "Bytes that were unpacked of layers.";
+        bytes(&mut encoder, "inro_pull_unpacked", help, census.unpacked)
     }
+}
+
+/// A counter of bytes.
+fn bytes(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    encoder
+        .encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Counter)?
+        .encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
 /// States that nothing is in are told too, so that a sum never lacks them.

@@ -15,12 +15,18 @@ use crate::model::Stages;
 pub struct Durations {
     calls: Family<Call, Histogram>,
     stages: Family<Stage, Histogram>,
+    pulls: Family<Pull, Histogram>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
     method: &'static str,
     code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pull {
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +40,7 @@ impl Default for Durations {
         Self {
             calls: Family::new_with_constructor(|| Histogram::new(CALLS)),
             stages: Family::new_with_constructor(|| Histogram::new(STAGES)),
+            pulls: Family::new_with_constructor(|| Histogram::new(PULLS)),
         }
     }
 }
@@ -54,6 +61,12 @@ impl Durations {
         }
     }
 
+    /// A pull that ended, however many waited for it.
+    pub fn pull(&self, succeeded: bool, took: Duration) {
+        let outcome = if succeeded { "succeeded" } else { "failed" };
+        self.pulls.get_or_create(&Pull { outcome }).observe(took.as_secs_f64());
+    }
+
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "inro_cri_request_duration",
@@ -67,6 +80,12 @@ impl Durations {
             Unit::Seconds,
             self.stages.clone(),
         );
+        registry.register_with_unit(
+            "inro_pull_duration",
+            "How long pulls took, however many waited for each",
+            Unit::Seconds,
+            self.pulls.clone(),
+        );
     }
 }
 
@@ -78,3 +97,5 @@ const CALLS: [f64; 14] = [
 const STAGES: [f64; 17] = [
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
 ];
+/// From an image that is here to one of many gigabytes.
+const PULLS: [f64; 10] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];

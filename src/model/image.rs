@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// `sha256:` and 64 hex digits of the image's config: one value for PullImage, ImageStatus and container status.
+/// `sha256:` and 64 hex digits of the image's config, or of an artifact's manifest: one value for PullImage, ImageStatus and container status.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ImageId(pub String);
@@ -50,9 +50,34 @@ pub struct ImageView {
     /// Compressed size of config and layers in bytes.
     pub size_bytes: u64,
     pub config: ImageConfig,
-    /// The layers' `fs` folders, lowest first, for overlayfs.
-    pub layers: Vec<PathBuf>,
+    /// Lowest first.
+    pub layers: Vec<Layer>,
     pub pinned: bool,
+    /// The kind of an artifact, of which nothing can be run; `None`: an image.
+    pub artifact: Option<String>,
+}
+
+/// A layer on the disk, in the form in which it was unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layer {
+    /// As overlayfs takes it.
+    Folder(PathBuf),
+    /// An EROFS image.
+    Erofs {
+        file: PathBuf,
+        /// What fs-verity has to say of the file, where it watches over it.
+        sealed: Option<String>,
+    },
+}
+
+impl ImageView {
+    /// What it can be asked for by: its tags, or where it has none its digests.
+    pub fn names(&self) -> &[String] {
+        match self.repo_tags.is_empty() {
+            true => &self.repo_digests,
+            false => &self.repo_tags,
+        }
+    }
 }
 
 /// A secret whose `Debug` is `***`.

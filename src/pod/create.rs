@@ -57,6 +57,20 @@ impl Pods {
     }
 }
 
+/// Of an artifact nothing can be run.
+fn check_runs(image: &ImageView, config: &ContainerConfig) -> Result<(), PodError> {
+    match &image.artifact {
+        None => Ok(()),
+        Some(kind) => Err(PodError::Invalid {
+            field: "config.image.image",
+            why: format!(
+                "{} is an artifact of type {kind:?}, not an image: it can be mounted as an image volume, not run",
+                config.image
+            ),
+        }),
+    }
+}
+
 /// A namespace of the spec: its OCI name, and the path of one to join; without a path a new one.
 type SpecNamespace = (&'static str, Option<PathBuf>);
 
@@ -101,6 +115,7 @@ impl Inner {
             .images
             .status(&config.image)?
             .ok_or_else(|| PodError::NoImage(config.image.clone()))?;
+        check_runs(&image, &config)?;
         userns::check(&sandbox.plan.config.namespaces, &config.security.namespaces)?;
         let volumes = self.volume_images(&config)?;
         let id = ContainerId::random();

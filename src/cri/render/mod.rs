@@ -312,10 +312,20 @@ pub fn image(view: ImageView) -> wire::Image {
         size: view.size_bytes,
         username: if uid.is_some() { String::new() } else { user.to_owned() },
         uid: uid.map(|value| wire::Int64Value { value }),
-        spec: Some(wire::ImageSpec::default()),
+        spec: Some(wire::ImageSpec {
+            annotations: view
+                .artifact
+                .map(|kind| (ARTIFACT_TYPE.to_owned(), kind))
+                .into_iter()
+                .collect(),
+            ..Default::default()
+        }),
         pinned: view.pinned,
     }
 }
+
+/// The annotation of what is no image.
+const ARTIFACT_TYPE: &str = "io.inro.artifact-type";
 
 pub fn fs_usage(usage: FsUsage) -> wire::FilesystemUsage {
     wire::FilesystemUsage {

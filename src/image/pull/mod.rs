@@ -1,0 +1,339 @@
+//! A pull: manifest, config, and all layers at once, each a pipeline from the socket into a jailed worker.
+
+mod flight;
+mod found;
+mod layer;
+mod partial;
+pub mod progress;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Config, ImageError, Images, blocking,
+    records::{ImageRecord, VERSION},
+    reference::Reference,
+    registry::{Puller, Registry, Session, Taking, Traffic},
+    shares::{Asker, Shares},
+    store::Store,
+    worker::Workshop,
+};
+use crate::model::{Auth, ErrorKind, ImageId};
+pub use flight::Waiting;
+use flight::{Flights, Key};
+use found::find;
+pub use found::{Making, Wanted};
+pub use layer::fetch as fetch_layer;
+use partial::{Keeping, Partials};
+use progress::{Layer, Progress, PullView, Stage, Totals};
+
+/// Makes the cgroup of the unpack workers and tells by which files it is joined.
+pub type Confine = Box<dyn Fn() -> Result<Vec<PathBuf>, String> + Send + Sync>;
+/// Is told of each pull that ends: whether it succeeded, and how long it took.
+pub type PullObserver = Box<dyn Fn(bool, Duration) + Send + Sync>;
+
+/// What pulls share.
+pub struct Pulls {
+    flights: Flights,
+    /// Layers that are unpacked at once.
+    pub workers: Arc<Shares>,
+    pub traffic: Arc<Traffic>,
+    partials: Arc<Partials>,
+    /// How long a layer may stand still.
+    progress_timeout: Duration,
+    totals: Arc<Totals>,
+    askers: AtomicU64,
+    confine: OnceLock<Confine>,
+    observer: OnceLock<PullObserver>,
+    /// One download per layer: whoever comes second waits for the first. Guards the table only.
+    layers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Pulls {
+    /// # Errors
+    /// [`ImageError::Io`].
+    pub fn new(config: &Config, root: &Path) -> Result<Self, ImageError> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let count = match config.concurrent_layers {
+            0 => cores + 1,
+            count => count,
+        };
+        let keeping = Keeping {
+            from_bytes: config.keep_partial_from,
+            most_bytes: config.keep_partial_most,
+        };
+        Ok(Self {
+            flights: Flights::default(),
+            workers: Shares::new(count),
+            traffic: Arc::new(Traffic::new(config.bounds())),
+            partials: Partials::open(root, keeping)?,
+            progress_timeout: Duration::from_secs(config.progress_timeout_s),
+            totals: Arc::default(),
+            askers: AtomicU64::new(0),
+            confine: OnceLock::new(),
+            observer: OnceLock::new(),
+            layers: Mutex::default(),
+        })
+    }
+
+    /// A number for who shares places with others.
+    pub fn asker(&self) -> Asker {
+        self.askers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How workers are started just now.
+    pub fn workshop(&self) -> Workshop {
+        let joins = match self.confine.get().map(|confine| confine()) {
+            None => Vec::new(),
+            Some(Ok(joins)) => joins,
+            Some(Err(error)) => {
+                tracing::debug!(error, "a worker is in the daemon's own cgroup");
+                Vec::new()
+            }
+        };
+        Workshop { joins }
+    }
+
+    /// From now on workers are in a cgroup of their own. There is one for good.
+    ///
+    /// # Errors
+    /// Why it cannot be made; it is tried again for each worker.
+    pub fn confine(&self, confine: Confine) -> Result<(), String> {
+        let tried = confine().map(drop);
+        let _ = self.confine.set(confine);
+        tried
+    }
+
+    pub fn observe(&self, observer: PullObserver) {
+        let _ = self.observer.set(observer);
+    }
+
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    pub fn views(&self) -> Vec<PullView> {
+        self.flights.views()
+    }
+
+    /// The turn of whoever fetches a layer.
+    pub fn turn(&self, chain_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut layers = self.layers.lock().expect("no panic while the table is held");
+        layers.retain(|_, turn| turn.strong_count() > 0);
+        match layers.get(chain_id).and_then(Weak::upgrade) {
+            Some(turn) => turn,
+            None => {
+                let turn = Arc::new(tokio::sync::Mutex::new(()));
+                layers.insert(chain_id.to_owned(), Arc::downgrade(&turn));
+                turn
+            }
+        }
+    }
+}
+
+/// Begins a pull of what a name means, or joins one of the same name by somebody with the same credentials.
+///
+/// # Errors
+/// [`ImageError`] for what can be said before anybody is asked.
+pub fn begin(images: &Images, text: &str, puller: Puller<'_>) -> Result<Waiting, ImageError> {
+    // Read by each who asks: a namespace's file is for one pull, and its content is a part of who asks.
+    let registry = Registry::open(&images.config.files(), text, &puller, Taking::Once)?;
+    let key = Key {
+        reference: text.to_owned(),
+        puller: registry.fingerprint(&puller),
+    };
+    let pull = Pull {
+        images: images.clone(),
+        registry,
+        auth: puller.auth.cloned(),
+        asker: images.pulls.asker(),
+    };
+    let progress = Progress::new(text, images.pulls.totals.clone());
+    Ok(images.pulls.flights.join(key, progress, |progress| async move {
+        let outcome = pull.run(&progress).await;
+        pull.ended(&progress, outcome.is_ok());
+        outcome
+    }))
+}
+
+/// A pull and for whom it is.
+struct Pull {
+    images: Images,
+    registry: Registry,
+    auth: Option<Auth>,
+    asker: Asker,
+}
+
+impl Pull {
+    /// Of several candidates the first that can be had.
+    async fn run(&self, progress: &Progress) -> Result<ImageId, ImageError> {
+        let text = &progress.reference;
+        let mut first = None;
+        for candidate in self.registry.candidates(text)? {
+            match self.pull(candidate.reference, progress).await {
+                Ok(id) => return Ok(id),
+                Err(error) => {
+                    tracing::debug!(image = text, %error, "next candidate");
+                    // That it is not in one of them says less than anything else.
+                    let says_more = |known: &ImageError| known.kind() != ErrorKind::NotFound;
+                    first = Some(first.filter(says_more).unwrap_or(error));
+                }
+            }
+        }
+        Err(first.unwrap_or(ImageError::Abandoned))
+    }
+
+    /// Tells what a pull has cost.
+    fn ended(&self, progress: &Progress, succeeded: bool) {
+        let view = progress.view(0);
+        if let Some(observer) = self.images.pulls.observer.get() {
+            observer(succeeded, view.elapsed);
+        }
+        let sum = |of: fn(&progress::LayerView) -> u64| view.layers.iter().map(of).sum::<u64>();
+        let present = view.layers.iter().filter(|layer| layer.stage == Stage::Present).count();
+        let mut from: Vec<_> = view.layers.iter().filter_map(|layer| layer.endpoint.clone()).collect();
+        from.sort();
+        from.dedup();
+        let elapsed_ms = view.elapsed.as_secs_f64() * 1000.0;
+        tracing::info!(
+            image = view.reference,
+            succeeded,
+            layers = view.layers.len(),
+            layers_present = present,
+            fetched_bytes = sum(|layer| layer.fetched_bytes - layer.kept_bytes),
+            kept_bytes = sum(|layer| layer.kept_bytes),
+            unpacked_bytes = sum(|layer| layer.unpacked_bytes),
+            from = from.join(" "),
+            elapsed_ms,
+            "pulled"
+        );
+    }
+
+    async fn pull(&self, reference: Reference, progress: &Progress) -> Result<ImageId, ImageError> {
+        let images = &self.images;
+        let traffic = &images.pulls.traffic;
+        let session = self
+            .registry
+            .resolve(&reference, self.auth.as_ref(), traffic, self.asker)?;
+        let session = Arc::new(session);
+        let found = find(&session, &reference).await?;
+        let parts = found.parts(&session).await?;
+        let chain: Vec<String> = parts.layers.iter().map(|layer| layer.chain_id.clone()).collect();
+        let store = images.store.clone();
+        let lease = Lease::new(store.clone(), chain.clone());
+        let layers = progress.set_layers(parts.layers.iter().map(|layer| &layer.blob));
+        self.fetch_layers(&session, parts.layers.into_iter().zip(layers).collect(), &lease)
+            .await?;
+        let record = ImageRecord {
+            version: VERSION,
+            id: ImageId(found.id().to_owned()),
+            repo_tags: reference
+                .tagged()
+                .filter(|_| reference.digest.is_none())
+                .into_iter()
+                .collect(),
+            repo_digests: vec![format!("{}@{}", reference.name(), found.digest)],
+            size_bytes: parts.size_bytes,
+            config: parts.run,
+            layers: chain,
+            artifact: found.artifact_kind(),
+            blobs: found.documents(),
+        };
+        blocking(move || {
+            for (digest, bytes) in found.blobs.iter().chain(&parts.config) {
+                store.content.write_blob(digest, bytes)?;
+            }
+            let id = store.name(record)?;
+            drop(lease);
+            Ok(id)
+        })
+        .await
+    }
+
+    /// Fetches and unpacks every layer that is not there, all at once, and commits them together.
+    async fn fetch_layers(
+        &self,
+        session: &Arc<Session>,
+        mut layers: Vec<(Wanted, Arc<Layer>)>,
+        lease: &Lease,
+    ) -> Result<(), ImageError> {
+        let images = &self.images;
+        let is_missing = |(layer, progress): &(Wanted, Arc<Layer>)| {
+            let is_missing = !lease.has(&layer.chain_id);
+            if !is_missing {
+                progress.is_present();
+            }
+            is_missing
+        };
+        layers.retain(is_missing);
+        // Turns are taken in one order by everybody, or two pulls could wait for each other.
+        layers.sort_by(|(a, _), (b, _)| a.chain_id.cmp(&b.chain_id));
+        layers.dedup_by(|(a, _), (b, _)| a.chain_id == b.chain_id);
+        let mut turns = Vec::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        for layer in layers {
+            turns.push(images.pulls.turn(&layer.0.chain_id).lock_owned().await);
+            if !is_missing(&layer) {
+                continue;
+            }
+            let ((layer, progress), session) = (layer, session.clone());
+            let (images, asker) = (images.clone(), self.asker);
+            tasks.spawn(async move {
+                let _place = images.pulls.workers.take(asker).await;
+                let fetched = fetch_layer(&images, &session, &layer, &progress).await?;
+                Ok::<_, ImageError>((layer.chain_id, fetched))
+            });
+        }
+        let mut unpacked = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            // The first failure drops the set: the other workers are killed and their folders removed.
+            unpacked.push(done.map_err(|_| ImageError::Abandoned)??);
+        }
+        let store = images.store.clone();
+        blocking(move || {
+            let settled = unpacked.into_iter().map(|(chain_id, fetched)| {
+                let (scratch, unpacked) = fetched.settle();
+                (chain_id, scratch, unpacked)
+            });
+            store.content.commit_layers(settled.collect())
+        })
+        .await?;
+        drop(turns);
+        Ok(())
+    }
+}
+
+/// A pull's claim on its layers: none is removed before the image is named.
+pub struct Lease {
+    store: Arc<Store>,
+    chain: Vec<String>,
+}
+
+impl Lease {
+    pub fn new(store: Arc<Store>, chain: Vec<String>) -> Self {
+        for chain_id in &chain {
+            store.lease(chain_id);
+        }
+        Self { store, chain }
+    }
+
+    /// Whether a layer is there, whole.
+    pub fn has(&self, chain_id: &str) -> bool {
+        let present = self.store.lease(chain_id);
+        self.store.end_lease(&[chain_id.to_owned()]);
+        present
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.store.end_lease(&self.chain);
+    }
+}
