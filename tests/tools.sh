@@ -16,7 +16,7 @@ programs=(
     gcc:gcc musl-gcc:musl-tools python3:python3 openssl:openssl
     docker-registry:docker-registry crun:crun runc:runc
     ip:iproute2 nft:nftables iptables:iptables ping:iputils-ping ipcmk:util-linux unshare:util-linux
-    dpkg-deb:dpkg
+    dpkg-deb:dpkg mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs
 )
 
 main() {
@@ -38,8 +38,9 @@ packages() {
     for entry in "${programs[@]}"; do
         command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
     done
-    if [ ${#missing[@]} = 0 ] && [ -e "$tools/busybox/bin/busybox" ] && [ -e "$tools/cni/usr/lib/cni" ]; then return; fi
-    command -v apt-get >/dev/null || { echo "tools: install by hand: ${missing[*]} busybox containernetworking-plugins" >&2; exit 1; }
+    if [ ${#missing[@]} = 0 ] && [ -e "$tools/busybox/bin/busybox" ] && [ -e "$tools/cni/usr/lib/cni" ] &&
+        [ -e "$tools/skopeo/usr/bin/skopeo" ]; then return; fi
+    command -v apt-get >/dev/null || { echo "tools: install by hand: ${missing[*]} busybox containernetworking-plugins libgpgme11 skopeo" >&2; exit 1; }
     apt-get -qq update
     if [ ${#missing[@]} != 0 ]; then
         echo "tools: installing ${missing[*]}"
@@ -52,6 +53,15 @@ packages() {
     [ -e "$tools/busybox/bin/busybox" ] || unpack busybox busybox
     # Plugins of other networks, as a cluster brings them: not installed either, other programs look for them there.
     [ -e "$tools/cni/usr/lib/cni" ] || unpack containernetworking-plugins cni
+    # Archives as others write them. Installed, it would bring configuration and plugins of networks to the machine.
+    [ -e "$tools/skopeo/usr/bin/skopeo" ] || { unpack libgpgme11 skopeo && unpack skopeo skopeo; }
+}
+
+# unpack PACKAGE FOLDER
+unpack() {
+    mkdir -p "$tools/deb"
+    (cd "$tools/deb" && rm -f ./*.deb && apt-get -qq download "$1")
+    dpkg-deb -x "$tools"/deb/"$1"_*.deb "$tools/$2"
 }
 
 target() {

@@ -10,28 +10,34 @@ fn compile(dir: &Path, file: &str) -> FileDescriptorSet {
     protox::compile([file], [dir]).unwrap()
 }
 
-fn ours() -> FileDescriptorSet {
-    compile(Path::new(env!("CARGO_MANIFEST_DIR")), "api.proto")
+fn ours(file: &str) -> FileDescriptorSet {
+    compile(Path::new(env!("CARGO_MANIFEST_DIR")), file)
 }
 
-/// Compares generated with checked-in types; `INRO_BLESS=1` rewrites them.
 #[test]
 fn the_generated_types_are_current() {
+    let response = (".runtime.v1.ListContainersResponse", "crate::ListContainersResponse");
+    compare("runtime.v1.rs", ours("api.proto"), response);
+    compare("inro.v1.rs", ours("images.proto"), (".runtime.v1", "crate"));
+}
+
+/// Compares generated with checked-in types; `INRO_BLESS=1` rewrites them. `known` are types that are not to be generated.
+fn compare(name: &str, set: FileDescriptorSet, known: (&str, &str)) {
     let out = tempfile::tempdir().unwrap();
     tonic_prost_build::configure()
         .out_dir(out.path())
         .build_transport(true)
-        .extern_path(".runtime.v1.ListContainersResponse", "crate::ListContainersResponse")
-        .compile_fds(ours())
+        .extern_path(known.0, known.1)
+        .compile_fds(set)
         .unwrap();
-    let fresh = fs::read_to_string(out.path().join("runtime.v1.rs")).unwrap();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/runtime.v1.rs");
+    let fresh = fs::read_to_string(out.path().join(name)).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(name);
     if std::env::var_os("INRO_BLESS").is_some() {
         fs::write(&path, &fresh).unwrap();
     }
     assert!(
         fs::read_to_string(&path).unwrap_or_default() == fresh,
-        "run with INRO_BLESS=1 to generate src/runtime.v1.rs"
+        "run with INRO_BLESS=1 to generate src/{name}"
     );
 }
 
@@ -131,7 +137,7 @@ fn message_facts(message: &DescriptorProto, outer: &str, facts: &mut BTreeMap<St
 #[test]
 fn the_wire_format_is_the_official_one() {
     let Some(official) = official() else { return };
-    let (ours, theirs) = (ours(), official);
+    let (ours, theirs) = (ours("api.proto"), official);
     let (ours, theirs) = (facts(file(&ours)), facts(file(&theirs)));
     let calls = ours.keys().filter(|key| key.starts_with("rpc ")).count();
     assert_eq!(calls, 43);

@@ -4,15 +4,21 @@ use std::path::Path;
 
 use anyhow::Context;
 use inro_proto::{
-    self as wire, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
+    self as wire, image_service_client::ImageServiceClient, images::images_client::ImagesClient,
+    runtime_service_client::RuntimeServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
-/// Both services of one socket, over one connection. Clones share it.
+/// Most bytes of an answer about images: as much as a daemon sends.
+const MOST_MESSAGE: usize = 80 << 20;
+
+/// The services of one socket, over one connection. Clones share it.
 #[derive(Clone)]
 pub struct Client {
     pub runtime: RuntimeServiceClient<Channel>,
     pub images: ImageServiceClient<Channel>,
+    /// Of inro's socket only.
+    pub own_images: ImagesClient<Channel>,
 }
 
 impl Client {
@@ -35,7 +41,8 @@ impl Client {
             .with_context(|| format!("connect to {}", socket.display()))?;
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()),
-            images: ImageServiceClient::new(channel),
+            images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MOST_MESSAGE),
+            own_images: ImagesClient::new(channel).max_decoding_message_size(MOST_MESSAGE),
         })
     }
 

@@ -3,6 +3,7 @@
 mod bench;
 pub mod client;
 mod demo;
+mod image;
 mod scratch;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -33,6 +34,8 @@ enum Command {
         /// An image of a registry instead of the one that is built in.
         image: Option<String>,
     },
+    /// Lists, pulls, imports, verifies and removes images: a client of a running daemon.
+    Image(image::Arguments),
     /// Measures one or several CRI runtimes in alternating rounds.
     Bench(bench::Arguments),
 }
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }),
         Command::Demo { image } => demo::run(image.as_deref()),
+        Command::Image(arguments) => image::run(arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match done {
@@ -113,9 +117,13 @@ mod test {
     fn the_help_text() {
         let mut command = Cli::command();
         let mut text = command.render_help().to_string();
-        for name in ["serve", "demo"] {
+        for name in ["serve", "demo", "image"] {
             let sub = command.find_subcommand_mut(name).unwrap();
             text += &format!("\n--- {name}\n{}", sub.render_help());
+        }
+        let image = command.find_subcommand_mut("image").unwrap();
+        for sub in image.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+            text += &format!("\n--- image {}\n{}", sub.get_name().to_owned(), sub.render_help());
         }
         // What is measured is told at length only.
         let bench = command.find_subcommand_mut("bench").unwrap();

@@ -1,21 +1,25 @@
 //! gRPC face: CRI v1 over the unix socket.
 //!
 //! `parse` turns wire messages into `model` values that cannot be wrong, `render` turns values into messages, `error`
-//! alone knows gRPC codes; the two services only translate. `observe` is around both, for whoever wants to know how long
-//! calls take.
+//! alone knows gRPC codes; the services only translate. `observe` is around the CRI's two, for whoever wants to know how
+//! long calls take. `own_images` is a service of inro's own.
 
 mod batch;
 mod error;
 mod events;
 mod image_service;
 mod observe;
+mod own_images;
 mod parse;
 mod render;
 mod runtime_service;
 mod stats;
 mod streaming;
 
-use inro_proto::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
+use inro_proto::{
+    image_service_server::ImageServiceServer, images::images_server::ImagesServer,
+    runtime_service_server::RuntimeServiceServer,
+};
 use tokio::{net::UnixListener, sync::watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -27,6 +31,7 @@ use crate::{
 use image_service::ImageCalls;
 use observe::Observed;
 pub use observe::{Ended, Observer};
+use own_images::OwnImageCalls;
 use runtime_service::RuntimeCalls;
 
 /// Most bytes of a message, both ways, as with CRI-O: five times what the kubelet takes (16 MiB), for clients that take
@@ -71,6 +76,7 @@ pub async fn serve(
     })
     .max_decoding_message_size(MOST_MESSAGE)
     .max_encoding_message_size(MOST_MESSAGE);
+    let own = ImagesServer::new(OwnImageCalls { images: images.clone() });
     let image = ImageServiceServer::new(ImageCalls { images, pods })
         .max_decoding_message_size(MOST_MESSAGE)
         .max_encoding_message_size(MOST_MESSAGE);
@@ -83,6 +89,7 @@ pub async fn serve(
             service: image,
             observer,
         })
+        .add_service(own)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
 }

@@ -115,8 +115,7 @@ async fn run(
     pods.recover().await.context("recover the pods")?;
     pods.probe_user_namespaces().await;
     if config.image.preload_dir.is_some() {
-        let images = images.clone();
-        tokio::task::spawn_blocking(move || images.preload()).await?;
+        supervisor::patiently(images.preload()).await;
     }
 
     let path = config.socket()?;

@@ -27,6 +27,21 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Status(status), NotifyState::Ready]);
 }
 
+/// Does what may take longer than a start may: the manager is told to wait for as long as it goes on.
+pub async fn patiently(work: impl Future<Output = ()>) {
+    tokio::pin!(work);
+    let mut turns = interval(MORE_TIME / 3);
+    loop {
+        tokio::select! {
+            () = &mut work => return,
+            _ = turns.tick() => {
+                let micros = u32::try_from(MORE_TIME.as_micros()).unwrap_or(u32::MAX);
+                tell(&[NotifyState::ExtendTimeoutUsec(micros)]);
+            }
+        }
+    }
+}
+
 /// The configuration is being read again; ends with [`ready`].
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
@@ -92,6 +107,9 @@ fn pass(manager: &OsStr, message: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
     socket.connect_addr(&address)?;
     fdpass::send(socket.as_fd(), message.as_bytes(), &[fd])
 }
+
+/// What the manager is asked for at a time.
+const MORE_TIME: Duration = Duration::from_secs(60);
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

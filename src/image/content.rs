@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{XattrFlags, fsetxattr, syncfs};
+use rustix::fs::{CWD, RenameFlags, XattrFlags, fsetxattr, renameat, renameat_with, syncfs};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -188,6 +188,13 @@ impl Content {
         self.sync_folder("layers")
     }
 
+    /// Makes an unpacked layer durable that is to take the place of a damaged one.
+    pub fn finish_layer(&self, chain_id: &str, scratch: &Scratch, layer: Unpacked) -> Result<LayerRecord, ImageError> {
+        let record = mark(scratch, chain_id, layer)?;
+        self.sync()?;
+        Ok(record)
+    }
+
     /// Everything that was written to the file system so far is on the disk then.
     fn sync(&self) -> Result<(), ImageError> {
         let root = File::open(&self.root).map_err(io("open", &self.root))?;
@@ -199,6 +206,17 @@ impl Content {
         let folder = self.root.join(name);
         let synced = File::open(&folder).and_then(|folder| folder.sync_all());
         synced.map_err(io("sync", &folder))
+    }
+
+    /// Gives a finished layer the place of the one that is there, if any, which goes with `scratch`.
+    pub fn swap_layer(&self, chain_id: &str, scratch: &Scratch) -> Result<(), ImageError> {
+        let target = self.layer(chain_id);
+        let swapped = match target.exists() {
+            true => renameat_with(CWD, &scratch.path, CWD, &target, RenameFlags::EXCHANGE),
+            false => renameat(CWD, &scratch.path, CWD, &target),
+        };
+        swapped.map_err(|errno| io("replace", &target)(errno.into()))?;
+        self.sync_folder("layers")
     }
 
     /// Removes a folder by a rename into `tmp` first: half of a layer is never seen as one.

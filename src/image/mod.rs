@@ -8,6 +8,7 @@
 //! <root>/images/<hex>                  one record per image: its names, manifest, layers; written last
 //! <root>/snapshots/<container>/        upper and work folders of a container's root file system
 //! <root>/partial/<hex>                 what came of large layers that are not unpacked yet, for who goes on with them
+//! <root>/preloaded                     archives that were imported at a start, as they were then
 //! <root>/tmp/                          what is being made; emptied at start
 //! ```
 //! Additional stores are such folders too, of which blobs, layers and images are read.
@@ -32,6 +33,7 @@ pub mod snapshot;
 mod store;
 pub mod unpack;
 mod usage;
+mod verify;
 mod worker;
 
 use std::{
@@ -42,7 +44,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ContainerId, ErrorKind, FsUsage, ImageId, ImageView, Resources};
+use crate::model::{ContainerId, ErrorKind, FsUsage, ImageId, ImageView, Resources, Verified};
+pub use import::ImportError;
 pub use mounts::Mounts;
 pub use pull::{
     Confine, PullObserver, Waiting as Pulling,
@@ -53,6 +56,7 @@ use registry::Puller;
 use snapshot::Snapshots;
 use store::Store;
 pub use unpack::Snapshotter;
+pub use verify::Repairing;
 
 /// Where images come from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,7 +94,7 @@ pub struct Config {
     /// What layers are unpacked into: `overlay`, a folder each, or `erofs`, a file each, which takes Linux 6.15. Layers
     /// that are there stay what they are.
     pub snapshotter: Snapshotter,
-    /// Archives in this folder are imported at start; for nodes without a registry.
+    /// Archives and layouts in this folder are imported at start; for nodes without a registry.
     pub preload_dir: Option<PathBuf>,
     /// Root folders of stores that others filled, such as one in the node's system image: they are read and never written,
     /// and may be on a read-only file system. Their images cannot be removed. Read at start; one that is broken is logged.
@@ -207,12 +211,16 @@ pub enum ImageError {
         expected: String,
         got: String,
     },
-    #[error("archive: {0}")]
-    Archive(String),
+    #[error("import {}", path.display())]
+    Import { path: PathBuf, source: Box<ImageError> },
+    #[error(transparent)]
+    Archive(#[from] ImportError),
     #[error("{0}: not found")]
     NotFound(String),
     #[error("{what} is in the additional store {}, which is never changed", store.display())]
     ReadOnly { what: String, store: PathBuf },
+    #[error("layer {layer} is below container {container}: it can be replaced when that is gone")]
+    InUse { layer: String, container: ContainerId },
     #[error(
         "image.snapshotter = \"erofs\": this node cannot run containers on EROFS images, which takes Linux 6.15 with CONFIG_EROFS_FS_BACKED_BY_FILE"
     )]
@@ -246,10 +254,14 @@ impl ImageError {
         match self {
             Self::Reference { .. } => ErrorKind::InvalidArgument,
             Self::Registry(error) => error.kind(),
+            Self::Import { source, .. } => source.kind(),
+            Self::Archive(error) => error.kind(),
             Self::NotFound(_) => ErrorKind::NotFound,
-            Self::Manifest(_) | Self::Layer { .. } | Self::Digest { .. } | Self::Archive(_) | Self::ReadOnly { .. } => {
-                ErrorKind::FailedPrecondition
-            }
+            Self::Manifest(_)
+            | Self::Layer { .. }
+            | Self::Digest { .. }
+            | Self::ReadOnly { .. }
+            | Self::InUse { .. } => ErrorKind::FailedPrecondition,
             Self::Io { source, .. }
                 if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
             {
@@ -380,19 +392,24 @@ impl Images {
         }
     }
 
-    /// Imports an OCI archive under `name`. Blocks.
+    /// Imports the images of an archive or a folder of this node: an OCI layout or what `docker save` makes, in a tar
+    /// file, which may be compressed, or a layout's folder. All of them, or none. A `name` is for the one image that is
+    /// in it.
     ///
     /// # Errors
-    /// [`ImageError::Archive`] and those of a pull.
-    pub fn import(&self, archive: impl io::Read, name: &str) -> Result<ImageId, ImageError> {
-        import::import(&self.store, archive, name)
+    /// [`ImageError::Import`] naming the archive and the file in it that is at fault.
+    pub async fn import(&self, archive: &Path, name: Option<&str>) -> Result<Vec<ImageView>, ImageError> {
+        let naming = match name {
+            None => import::Naming::Own,
+            Some(name) => import::Naming::As(name.parse()?),
+        };
+        import::import(self, archive, naming).await
     }
 
-    /// Imports every archive of the preload folder: `NAME.tar` whose index names its image by
-    /// `org.opencontainers.image.ref.name`. One that is broken is logged and passed over. Blocks.
-    pub fn preload(&self) {
+    /// Imports what is new in the preload folder; what is broken is logged and passed over.
+    pub async fn preload(&self) {
         if let Some(dir) = &self.config.preload_dir {
-            import::preload(&self.store, dir);
+            import::preload::run(self, dir).await;
         }
     }
 
@@ -412,6 +429,15 @@ impl Images {
     /// The mounts of layers that are images.
     pub fn mounts(&self) -> Mounts {
         self.store.content.mounts.clone()
+    }
+
+    /// Looks whether images still are what was pulled, all of them or those called `names`. With `repair` what is damaged
+    /// is had from its registry again.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] for a name that no image has. What is damaged is no error.
+    pub async fn verify(&self, names: &[String], repair: Option<Repairing>) -> Result<Verified, ImageError> {
+        verify::verify(self, names, repair).await
     }
 
     /// Keeps an image's layers for a container.

@@ -10,10 +10,10 @@ use std::{
 use super::{
     ImageError,
     additional::Additional,
-    content::{Content, io},
+    content::{Content, Scratch, io},
     records::{ImageRecord, LayerRecord, VERSION},
     reference::Reference,
-    unpack::Snapshotter,
+    unpack::{Snapshotter, Unpacked},
 };
 use crate::{
     durable,
@@ -82,6 +82,13 @@ impl Store {
         Ok(found.map(|record| self.view_among(&state, record)))
     }
 
+    /// The records of all images.
+    pub fn records(&self) -> Vec<ImageRecord> {
+        let mut records: Vec<_> = self.everything(&self.lock()).cloned().collect();
+        records.sort_by(|a, b| a.id.cmp(&b.id));
+        records
+    }
+
     pub fn all(&self) -> Vec<ImageView> {
         let state = self.lock();
         let all = self.everything(&state).map(|record| self.view_among(&state, record));
@@ -142,6 +149,11 @@ impl Store {
         }
     }
 
+    /// Where a layer is.
+    pub fn content_with(&self, chain_id: &str) -> &Content {
+        self.additional.content_with(chain_id).unwrap_or(&self.content)
+    }
+
     /// A layer as it is put below containers, from wherever it is.
     fn layer_in_use(&self, state: &State, chain_id: &str) -> Layer {
         match self.additional.layer(chain_id) {
@@ -150,9 +162,22 @@ impl Store {
         }
     }
 
+    /// Where an image's record and documents are.
+    pub fn content_of(&self, image: &ImageId) -> &Content {
+        match self.lock().images.contains_key(image) {
+            true => &self.content,
+            false => self.additional.content_of(image).unwrap_or(&self.content),
+        }
+    }
+
     /// The store that an image stays in for ever.
     pub fn read_only(&self, image: &ImageId) -> Option<&Path> {
         self.additional.content_of(image).map(|content| &*content.root)
+    }
+
+    /// An image whose layers are there.
+    pub fn view(&self, record: &ImageRecord) -> ImageView {
+        self.view_of(&self.lock(), record)
     }
 
     fn view_of(&self, state: &State, record: &ImageRecord) -> ImageView {
@@ -238,6 +263,12 @@ impl Store {
         Ok(id)
     }
 
+    /// What is on record of an image.
+    pub fn record(&self, id: &ImageId) -> Option<ImageRecord> {
+        let state = self.lock();
+        state.images.get(id).or(self.additional.image(id)).cloned()
+    }
+
     /// Removes an image. One of an additional store stays there, and what it got here goes.
     pub fn remove(&self, id: &ImageId) -> Result<(), ImageError> {
         self.remove_own(id)?;
@@ -299,6 +330,50 @@ impl Store {
         }
     }
 
+    /// Puts a layer that was unpacked anew in the place of a damaged one, but not below a container, whose root it is a
+    /// part of.
+    pub fn replace_layer(&self, chain_id: &str, scratch: Scratch, layer: Unpacked) -> Result<(), ImageError> {
+        let record = self.content.finish_layer(chain_id, &scratch, layer)?;
+        let mut state = self.lock();
+        self.check_replaceable(&state, chain_id)?;
+        self.content.swap_layer(chain_id, &scratch)?;
+        self.content.mounts.forget(&self.content.layer(chain_id));
+        state.layers.insert(chain_id.to_owned(), record);
+        Ok(())
+    }
+
+    /// Whether a layer could be replaced.
+    pub fn check_unused(&self, chain_id: &str) -> Result<(), ImageError> {
+        self.check_replaceable(&self.lock(), chain_id)
+    }
+
+    /// An image that is removed may have had the layer: that is not on record any more.
+    fn check_replaceable(&self, state: &State, chain_id: &str) -> Result<(), ImageError> {
+        if let Some(content) = self.additional.content_with(chain_id) {
+            return Err(ImageError::ReadOnly {
+                what: format!("layer {chain_id}"),
+                store: content.root.clone(),
+            });
+        }
+        let has_it = |image: &ImageId| match state.images.get(image).or(self.additional.image(image)) {
+            Some(record) => record.layers.iter().any(|layer| layer == chain_id),
+            None => true,
+        };
+        let users = state.holds.iter().filter(|(image, _)| has_it(image));
+        match users.flat_map(|(_, containers)| containers).next() {
+            Some(container) => Err(ImageError::InUse {
+                layer: chain_id.to_owned(),
+                container: container.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes what an import made that came to nothing.
+    pub fn collect(&self) {
+        self.sweep(&mut self.lock());
+    }
+
     /// Removes layers and blobs that no image, container or pull needs. A container of an image that is removed keeps
     /// every layer there is: which ones it uses is not on record any more.
     fn sweep(&self, state: &mut State) {
@@ -342,7 +417,7 @@ impl Store {
     }
 
     /// Writes an image's record, in the place of what is there.
-    fn write(&self, record: &ImageRecord) -> Result<(), ImageError> {
+    pub fn write(&self, record: &ImageRecord) -> Result<(), ImageError> {
         let path = self.content.image(&record.id.0);
         let bytes = serde_json::to_vec(record).map_err(|error| io("write", &path)(error.into()))?;
         durable::write_synced(&path, &bytes).map_err(io("write", &path))

@@ -31,6 +31,7 @@ impl Workshop {
         command.args(["auto", scratch.snapshotter.name()]);
         command.arg(match tells {
             Tells::Progress => "progress",
+            Tells::Outcome => "outcome",
         });
         command
             .args(&self.joins)
@@ -47,6 +48,7 @@ impl Workshop {
 pub enum Tells {
     /// Lines with the number of bytes that are unpacked, then the outcome.
     Progress,
+    Outcome,
 }
 
 /// What came out of the layer `digest`, whose diff id has to be `diff_id` if somebody says so, by what its worker `told` before it ended.

@@ -80,6 +80,47 @@ impl ImageView {
     }
 }
 
+/// What a look over the store has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verified {
+    pub images: u64,
+    /// Records, configs and manifests; each that several images have counts once, as does a layer.
+    pub documents: u64,
+    pub layers: u64,
+    /// Of the layers, those that only were looked for: they were unpacked before anything was kept to compare them with.
+    pub by_presence: u64,
+    pub damaged: Vec<Damaged>,
+}
+
+/// One thing that is not as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    pub what: Damage,
+    /// A layer's chain id, a document's digest, or a record's file.
+    pub digest: String,
+    pub why: String,
+    /// A name of an image that has it.
+    pub image: String,
+    pub repair: Repair,
+}
+
+/// What is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    Record,
+    Config,
+    Manifest,
+    Layer,
+}
+
+/// What became of a damage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    NotAsked,
+    Done,
+    Failed(String),
+}
+
 /// A secret whose `Debug` is `***`.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Secret(pub String);

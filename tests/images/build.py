@@ -136,7 +136,11 @@ def layered(base):
     upper.folder("becomes-folder").file("becomes-folder/inside", "yes").file("becomes-file", "file")
     upper.file("linked", "one inode").hardlink("linked-too", "linked", 0o644).symlink("link", "linked")
     upper.file("suid", "x", mode=0o4755).file("owned", "x", mode=0o640, uid=1000, gid=50000)
-    upper.file("attributed", "x", pax_headers={"SCHILY.xattr.user.kind": "test"})
+    upper.file("attributed", "x", pax_headers={
+        "SCHILY.xattr.user.kind": "test",
+        # Of the machine that built it, which is nothing to ours.
+        "SCHILY.xattr.security.selinux": "system_u:object_r:usr_t:s0",
+    })
     upper.file("long/" + "n" * 180 + "/" + "m" * 180, "long name")
     return image(base, lower.tar(), upper.tar(), Cmd=["sh"])
 

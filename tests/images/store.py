@@ -14,6 +14,19 @@ def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+V2 = "docker/registry/v2"
+
+
+def blob_path(root, name):
+    """Where a registry whose `rootdirectory` is `root` keeps a blob, by its digest."""
+    return f"{root}/{V2}/{blob_in_v2(name)}"
+
+
+def blob_in_v2(name):
+    hex_ = name.split(":")[1]
+    return f"blobs/sha256/{hex_[:2]}/{hex_}/data"
+
+
 def encode(value):
     return json.dumps(value, indent=1, sort_keys=True).encode()
 
@@ -22,7 +35,7 @@ class Store:
     """`root` is what a registry's configuration calls `rootdirectory`."""
 
     def __init__(self, root):
-        self._v2 = f"{root}/docker/registry/v2"
+        self._v2 = f"{root}/{V2}"
 
     def _write(self, path, data):
         path = f"{self._v2}/{path}"
@@ -35,7 +48,7 @@ class Store:
         """Stores `data` and links it from the repository as a layer or a manifest revision."""
         name = digest(data)
         hex_ = name.split(":")[1]
-        self._write(f"blobs/sha256/{hex_[:2]}/{hex_}/data", data)
+        self._write(blob_in_v2(name), data)
         self._write(f"repositories/{repository}/{kind}/sha256/{hex_}/link", name.encode())
         return name
 

@@ -33,7 +33,11 @@ fn with(pod: &Pod, mount: v1::Mount) -> Container {
 
 #[test]
 fn an_image_is_mounted_read_only_and_its_programs_run() {
-    let node = Node::start();
+    mount_read_only(&Node::start());
+}
+
+/// For a node with either snapshotter.
+pub fn mount_read_only(node: &Node) {
     node.pull("shell");
     let id = node.pull("layered");
     let pod = node.pod(|_| {});

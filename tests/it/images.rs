@@ -4,7 +4,11 @@ use std::{fs, path::Path, process::Command};
 
 use tonic::Code;
 
-use crate::harness::{Node, v1};
+use crate::harness::{
+    Node,
+    archive::{Files, Image},
+    v1,
+};
 
 fn list(node: &Node) -> Vec<v1::Image> {
     node.cri
@@ -67,7 +71,11 @@ fn every_kind_of_manifest_and_layer_runs() {
 
 #[test]
 fn layers_are_applied_in_order() {
-    let node = Node::start();
+    apply_layers(&Node::start());
+}
+
+/// For a node with either snapshotter.
+pub fn apply_layers(node: &Node) {
     node.pull("layered");
     let container = node.pod(|_| {}).run_container("layered", &["sleep", "1000"]);
     assert_eq!(
@@ -138,19 +146,28 @@ fn remove_takes_every_name_and_is_idempotent() {
 
 #[test]
 fn an_image_in_use_keeps_its_layers() {
-    let node = Node::start();
+    keep_layers_in_use(&Node::start());
+}
+
+/// For a node with either snapshotter.
+pub fn keep_layers_in_use(node: &Node) {
     node.pull("shell");
     let container = node.pod(|_| {}).run_container("shell", &["sleep", "1000"]);
     node.remove_image("shell");
-    assert_eq!(list(&node).len(), 0);
+    assert_eq!(list(node).len(), 0);
     assert_eq!(container.sh("echo alive"), "alive");
     container.stop(0);
     assert_eq!(node.image("shell"), None);
+    container.remove();
 }
 
 #[test]
 fn images_survive_a_restart_and_layers_are_shared() {
-    let mut node = Node::start();
+    share_layers(&mut Node::start());
+}
+
+/// For a node with either snapshotter.
+pub fn share_layers(node: &mut Node) {
     let used = |node: &Node| {
         let reply = node
             .cri
@@ -163,15 +180,15 @@ fn images_survive_a_restart_and_layers_are_shared() {
             .value
     };
     let id = node.pull("shared-0");
-    let one = used(&node);
+    let one = used(node);
     assert!(one > 0);
     for number in 1..4 {
         node.pull(&format!("shared-{number}"));
     }
-    assert!(used(&node) < one + one / 4, "{} after {one}", used(&node));
+    assert!(used(node) < one + one / 4, "{} after {one}", used(node));
     node.daemon.kill9();
     node.daemon.restart();
-    assert_eq!(list(&node).len(), 4);
+    assert_eq!(list(node).len(), 4);
     assert_eq!(node.image("shared-0").expect("an image").id, id);
     let container = node.pod(|_| {}).run_container("shared-3", &["cat", "/which"]);
     container.wait();
@@ -280,6 +297,51 @@ fn a_full_disk_refuses_a_pull_and_nothing_of_it_stays() {
     assert!(Command::new("umount").arg(&root).status().expect("umount").success());
     node.daemon.restart();
     node.pull("shell");
+}
+
+#[test]
+fn nothing_is_stored_twice_and_nothing_is_left_of_what_nobody_wants() {
+    let node = Node::start();
+    let root = node.dir().join("root");
+    let entries = |folder: &str| -> Vec<_> {
+        let entries = fs::read_dir(root.join(folder)).expect("a folder of the store");
+        entries.map(|entry| entry.expect("an entry").path()).collect()
+    };
+    for name in ["large", "many-layers", "zstd", "layered"] {
+        node.pull(name);
+    }
+    // A manifest and a config of each; what layers came as is not kept.
+    let blobs = entries("blobs/sha256");
+    assert_eq!(blobs.len(), 8, "{blobs:?}");
+    for blob in blobs {
+        let bytes = fs::read(&blob).expect("a blob");
+        let document: Result<serde_json::Value, _> = serde_json::from_slice(&bytes);
+        assert!(document.is_ok(), "{}", blob.display());
+    }
+    let du = Command::new("du").args(["-s", "-B1"]).arg(root.join("layers")).output();
+    let du = String::from_utf8(du.expect("du").stdout).expect("its output");
+    let on_disk: u64 = du
+        .split_whitespace()
+        .next()
+        .expect("a number")
+        .parse()
+        .expect("a number");
+    let noise = 24 << 20;
+    assert!((noise..noise + (16 << 20)).contains(&on_disk), "{on_disk} bytes");
+
+    // A tag that moves on leaves its image without a name, and that can be removed by its id.
+    let old = node.image("zstd").expect("an image").id;
+    let archive = Files::oci_of(&Image::prepared("tiny"), "docker.io/library/zstd:latest");
+    let archive = archive.write_tar(&node.dir().join("newer.tar"));
+    node.inro_image_ok(&["import", &archive.display().to_string()]);
+    assert_eq!(node.image(&old).expect("the image").repo_tags, [""; 0]);
+    node.remove_image(&old);
+    for image in list(&node) {
+        node.remove_image(&image.id);
+    }
+    for folder in ["layers", "blobs/sha256", "images", "tmp"] {
+        assert_eq!(entries(folder), [""; 0].map(std::path::PathBuf::from), "{folder}");
+    }
 }
 
 #[test]

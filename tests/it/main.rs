@@ -2,8 +2,10 @@
 //!
 //! Needs root and what `tests/run` prepares; `tests/run it NAME` runs those whose names contain NAME.
 
+mod additional_stores;
 mod addresses;
 mod apparmor;
+mod artifacts;
 mod attach_slow;
 mod bad_fields;
 mod bad_input;
@@ -20,7 +22,10 @@ mod exit_codes;
 mod harness;
 mod hooks;
 mod host_ports;
+mod image_command;
+mod image_import;
 mod image_names;
+mod image_verify;
 mod image_volumes;
 mod images;
 mod lifecycle;
@@ -28,6 +33,7 @@ mod lists;
 mod logs;
 mod messages;
 mod metrics;
+mod mirrors;
 mod net_devices;
 mod network_churn;
 mod network_kills;
@@ -39,6 +45,7 @@ mod pods;
 mod port_forward;
 mod reboot;
 mod registries;
+mod registry_access;
 mod security;
 mod service;
 mod slow_unmount;

@@ -38,7 +38,7 @@ fn ask(address: SocketAddr, method: &str, path: &str) -> (String, String) {
     (head.to_lowercase(), body.to_owned())
 }
 
-fn page(address: SocketAddr) -> String {
+pub fn page(address: SocketAddr) -> String {
     let (head, body) = ask(address, "GET", "/metrics");
     assert!(head.starts_with("http/1.1 200"), "{head}");
     assert!(

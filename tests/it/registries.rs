@@ -26,7 +26,7 @@ use crate::harness::{
 };
 
 /// User `tester`, password `open sesame`.
-const HTPASSWD: &str = "tester:$2y$05$inroinroinroinroinroi.VsUrpJQ1kgjm59ZDmOBBU7DtUmtFVzK\n";
+pub const HTPASSWD: &str = "tester:$2y$05$inroinroinroinroinroi.VsUrpJQ1kgjm59ZDmOBBU7DtUmtFVzK\n";
 const IMAGE: &str = "private.example/library/shell";
 
 #[test]
@@ -299,7 +299,7 @@ fn pull(node: &Node, auth: Option<v1::AuthConfig>) -> Result<v1::PullImageRespon
 }
 
 /// Writes `cert.pem` and `key.pem` of a server on loopback.
-fn certificate(dir: &Path) -> PathBuf {
+pub fn certificate(dir: &Path) -> PathBuf {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("a certificate");
     fs::write(dir.join("key.pem"), signing_key.serialize_pem()).expect("key.pem");

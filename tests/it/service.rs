@@ -21,14 +21,14 @@ use rustix::process::Signal;
 use crate::harness::{Node, eventually, inro, patience, signal, v1};
 
 /// A daemon under this test's management.
-struct Managed {
+pub struct Managed {
     daemon: Child,
     notify: UnixDatagram,
 }
 
 impl Managed {
     /// Starts `inro serve` on the folders of a node whose own daemon has ended; `socket` is passed as descriptor 3.
-    fn start(node: &Node, socket: Option<&UnixListener>, environment: &[(&str, &str)]) -> Managed {
+    pub fn start(node: &Node, socket: Option<&UnixListener>, environment: &[(&str, &str)]) -> Managed {
         let dir = node.dir();
         let path = dir.join("notify");
         let _ = fs::remove_file(&path);
@@ -59,7 +59,7 @@ impl Managed {
     }
 
     /// The next message that has `line` in it; those before it are passed over.
-    fn told(&self, line: &str) -> String {
+    pub fn told(&self, line: &str) -> String {
         let start = Instant::now();
         while start.elapsed() < patience(Duration::from_secs(10)) {
             let mut message = [0; 4096];
@@ -79,7 +79,7 @@ impl Managed {
         signal(self.daemon.id(), signal_);
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.signal(Signal::TERM);
         assert!(self.daemon.wait().expect("its end").success());
     }

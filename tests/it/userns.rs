@@ -186,8 +186,12 @@ fn volumes_have_the_owners_that_they_have_on_the_host() {
 
 #[test]
 fn images_are_mapped_with_all_their_layers() {
-    let node = Node::start();
-    let pod = pod(&node, |_| {});
+    map_images(&Node::start());
+}
+
+/// For a node with either snapshotter.
+pub fn map_images(node: &Node) {
+    let pod = pod(node, |_| {});
     node.pull("many-layers");
     node.pull("layered");
     node.pull("volumes");

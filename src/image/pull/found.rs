@@ -68,6 +68,14 @@ impl Found {
         }
     }
 
+    /// An image's config.
+    pub async fn config(&self, session: &Session) -> Result<Vec<u8>, ImageError> {
+        match &self.content {
+            Named::Image { config, .. } => fetch_config(session, config).await,
+            Named::Artifact(_) => Err(ImageError::NotFound("config of an artifact".into())),
+        }
+    }
+
     /// What it is made of, for which an image's config is fetched.
     pub async fn parts(&self, session: &Session) -> Result<Parts, ImageError> {
         let (config, layers) = match &self.content {

@@ -18,6 +18,7 @@ use std::{
 
 use super::{
     Config, ImageError, Images, blocking,
+    manifest::Descriptor,
     records::{ImageRecord, VERSION},
     reference::Reference,
     registry::{Puller, Registry, Session, Taking, Traffic},
@@ -28,8 +29,7 @@ use super::{
 use crate::model::{Auth, ErrorKind, ImageId};
 pub use flight::Waiting;
 use flight::{Flights, Key};
-use found::find;
-pub use found::{Making, Wanted};
+pub use found::{Found, Making, Wanted, find};
 pub use layer::fetch as fetch_layer;
 use partial::{Keeping, Partials};
 use progress::{Layer, Progress, PullView, Stage, Totals};
@@ -121,6 +121,11 @@ impl Pulls {
 
     pub fn views(&self) -> Vec<PullView> {
         self.flights.views()
+    }
+
+    /// Of a layer that is fetched for no pull.
+    pub fn lone(&self, layer: &Descriptor) -> Layer {
+        Layer::new(layer, self.totals.clone())
     }
 
     /// The turn of whoever fetches a layer.

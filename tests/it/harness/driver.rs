@@ -39,6 +39,15 @@ impl Driver {
         }
     }
 
+    /// The line of `[image]` that has unpack workers below a test's parent, where what is left of them is seen. A folder
+    /// in a slice would be none of systemd's.
+    pub fn workers(self, parent: &str) -> String {
+        match self {
+            Driver::Cgroupfs => format!("workers.cgroup = \"/{parent}/unpack\"\n"),
+            Driver::Systemd => String::new(),
+        }
+    }
+
     /// A cgroup below it.
     pub fn below(self, parent: &str, name: &str) -> String {
         match self {

@@ -3,6 +3,7 @@
 //! [`Node::start`] gives a daemon with folders, socket and cgroup of its own. When the node is dropped it removes what
 //! the test left over the CRI, ends the daemon and compares the host with what it was: what is left over fails the test.
 
+pub mod archive;
 mod cri;
 mod daemon;
 mod driver;
@@ -86,7 +87,13 @@ impl Node {
             true => String::new(),
             false => format!("[net.cni]\nconf_dir = \"{place}/net.d\"\n"),
         };
-        let image = format!("hosts_dir = \"{place}/hosts\"\n");
+        // Nor is what it has in /etc/containers. Credentials are where a test writes them.
+        fs::write(dir.path().join("registries.conf"), "").expect("registries.conf");
+        let image = format!(
+            "hosts_dir = \"{place}/hosts\"\nregistries_conf = \"{place}/registries.conf\"\n\
+             auth_file = \"{place}/auth.json\"\nnamespaced_auth_dir = \"{place}/auth.d\"\n{}",
+            Driver::of_tests().workers(ledger.cgroup())
+        );
         let config = format!("{plugins}{driver}[image]\n{image}{extra}");
         fs::write(dir.path().join("config.toml"), config).expect("config.toml");
         let daemon = Daemon::start_in(netns.clone(), dir.path());
@@ -231,7 +238,32 @@ impl Node {
         command
     }
 
+    /// `inro image` against this daemon.
+    pub fn inro_image(&self, arguments: &[&str]) -> Output {
+        Command::new(inro())
+            .args(["image", "--endpoint", &self.daemon.endpoint()])
+            .args(arguments)
+            .output()
+            .expect("inro image")
+    }
+
     /// The same, which has to succeed; its trimmed output.
+    pub fn inro_image_ok(&self, arguments: &[&str]) -> String {
+        let output = self.inro_image(arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "inro image {arguments:?}: {told}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// The same, which has to fail with code 1; what it says.
+    pub fn inro_image_fails(&self, arguments: &[&str]) -> String {
+        let output = self.inro_image(arguments);
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "inro image {arguments:?}: {told}");
+        String::from_utf8_lossy(&output.stderr).trim().to_owned()
+    }
+
+    /// `crictl`, which has to succeed; its trimmed output.
     pub fn crictl_ok(&self, arguments: &[&str]) -> String {
         let output = self.crictl(arguments);
         let told = String::from_utf8_lossy(&output.stderr);
@@ -278,6 +310,16 @@ impl Node {
             self.cri.remove_pod_sandbox(v1::RemovePodSandboxRequest {
                 pod_sandbox_id: sandbox.id,
             })?;
+        }
+        // The daemon has a descriptor of each layer that is an image, for as long as the layer is there.
+        let layers = fs::read_dir(self.dir().join("root/layers"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        if layers.into_iter().any(|layer| layer.path().join("erofs").exists()) {
+            for image in self.cri.list_images(v1::ListImagesRequest::default())?.images {
+                self.remove_image(&image.id);
+            }
         }
         Ok(())
     }
@@ -338,6 +380,6 @@ pub fn target() -> PathBuf {
     }
 }
 
-fn tools() -> PathBuf {
+pub fn tools() -> PathBuf {
     target().join("tools")
 }

@@ -25,6 +25,10 @@ pub struct Setup<'a> {
     pub auth: Option<String>,
     /// Certificate and key: it speaks TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// With TLS: whose certificate a client has to show.
+    pub clients: Option<PathBuf>,
+    /// What it serves in the place of `target/test-images`.
+    pub storage: Option<&'a Storage>,
 }
 
 impl Registry {
@@ -34,8 +38,7 @@ impl Registry {
     }
 
     pub fn start_with(dir: &Path, setup: Setup) -> Registry {
-        let storage = target().join("test-images/registry");
-        assert!(storage.exists(), "no images: run tests/run");
+        let storage = setup.storage.map_or_else(prepared, |storage| storage.root.clone());
         fs::create_dir_all(dir).expect("registry folder");
         let port = free_port();
         let mut config = format!(
@@ -47,9 +50,12 @@ impl Registry {
         config += &match setup.tls {
             None => format!("http: {{addr: \"127.0.0.1:{port}\"}}\n"),
             Some((certificate, key)) => format!(
-                "http: {{addr: \"127.0.0.1:{port}\", tls: {{certificate: \"{}\", key: \"{}\"}}}}\n",
+                "http: {{addr: \"127.0.0.1:{port}\", tls: {{certificate: \"{}\", key: \"{}\", clientcas: [{}]}}}}\n",
                 certificate.display(),
-                key.display()
+                key.display(),
+                setup
+                    .clients
+                    .map_or_else(String::new, |path| format!("\"{}\"", path.display()))
             ),
         };
         if let Some(line) = setup.htpasswd {
@@ -93,6 +99,101 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where `tests/run` put what registries serve.
+fn prepared() -> PathBuf {
+    let storage = target().join("test-images/registry");
+    assert!(storage.exists(), "no images: run tests/run");
+    storage
+}
+
+/// What one registry serves, to be changed under its hands: the folders of Distribution's `filesystem` driver.
+pub struct Storage {
+    root: PathBuf,
+}
+
+impl Storage {
+    /// A copy of the prepared images in `root`.
+    pub fn copy(root: &Path) -> Storage {
+        let copied = Command::new("cp").arg("-a").arg(prepared()).arg(root).status();
+        assert!(copied.expect("cp").success());
+        Storage { root: root.to_owned() }
+    }
+
+    /// The digest of the manifest that a tag names.
+    pub fn digest(&self, repository: &str, tag: &str) -> String {
+        let link = self.repository(repository).join("_manifests/tags").join(tag);
+        fs::read_to_string(link.join("current/link")).expect("a tag")
+    }
+
+    pub fn blob(&self, digest: &str) -> Vec<u8> {
+        fs::read(self.blob_path(digest)).expect("a blob")
+    }
+
+    /// Makes `to` have all that `from` has.
+    pub fn copy_repository(&self, from: &str, to: &str) {
+        let to = self.repository(to);
+        fs::create_dir_all(to.parent().expect("a folder")).expect("a repository's folder");
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(self.repository(from))
+            .arg(&to)
+            .status();
+        assert!(copied.expect("cp").success());
+    }
+
+    /// Adds a blob; its digest.
+    pub fn put_blob(&self, repository: &str, bytes: &[u8]) -> String {
+        let digest = digest_of(bytes);
+        self.overwrite_blob(&digest, bytes);
+        link(
+            &self.repository(repository).join("_layers/sha256").join(hex(&digest)),
+            &digest,
+        );
+        digest
+    }
+
+    /// Makes a digest lead to these bytes, be it theirs or not.
+    pub fn overwrite_blob(&self, digest: &str, bytes: &[u8]) {
+        let path = self.blob_path(digest);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a blob's folder");
+        fs::write(path, bytes).expect("a blob");
+    }
+
+    /// Adds a manifest under a tag.
+    pub fn put_manifest(&self, repository: &str, tag: &str, bytes: &[u8]) {
+        let digest = digest_of(bytes);
+        self.overwrite_blob(&digest, bytes);
+        let manifests = self.repository(repository).join("_manifests");
+        link(&manifests.join("revisions/sha256").join(hex(&digest)), &digest);
+        link(&manifests.join("tags").join(tag).join("current"), &digest);
+    }
+
+    fn repository(&self, name: &str) -> PathBuf {
+        self.root.join("docker/registry/v2/repositories").join(name)
+    }
+
+    fn blob_path(&self, digest: &str) -> PathBuf {
+        let hex = hex(digest);
+        let blobs = self.root.join("docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).join("data")
+    }
+}
+
+fn link(folder: &Path, digest: &str) {
+    fs::create_dir_all(folder).expect("a link's folder");
+    fs::write(folder.join("link"), digest).expect("a link");
+}
+
+fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").expect("a SHA-256")
+}
+
+pub fn digest_of(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
 }
 
 /// Mirrors for `host`, tried in order.
