@@ -43,6 +43,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("netlink_packet_core", &["net"]),
     ("netlink_packet_route", &["net"]),
     ("seccompiler", &["lockdown"]),
+    ("webpki", &["image/trust"]),
+    ("x509_cert", &["image/trust"]),
     ("caps", &["lockdown", "zygote"]),
     ("procfs", &["cgroup", "sys"]),
     ("clap", &["cli"]),

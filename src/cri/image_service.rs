@@ -53,14 +53,17 @@ impl ImageService for ImageCalls {
     }
 
     async fn image_status(&self, request: Request<wire::ImageStatusRequest>) -> Answer<wire::ImageStatusResponse> {
-        let name = name(request.into_inner().image)?;
+        let request = request.into_inner();
+        let name = name(request.image)?;
         let found = self
             .images
             .status(&name)
             .map_err(|error| status("ImageStatus", &error))?;
+        let verdicts = found.as_ref().filter(|_| request.verbose);
+        let verdicts = verdicts.map(|image| self.images.verdicts(&image.id));
         Ok(Response::new(wire::ImageStatusResponse {
             image: found.map(render::image),
-            ..Default::default()
+            info: verdicts.map(render::image_info).unwrap_or_default(),
         }))
     }
 

@@ -16,6 +16,7 @@
 //! Content comes before what names it, so the store can be smaller than the truth, never wrong.
 
 mod additional;
+mod admit;
 mod artifact;
 mod content;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub mod registry;
 mod shares;
 pub mod snapshot;
 mod store;
+mod trust;
 pub mod unpack;
 mod usage;
 mod verify;
@@ -45,6 +47,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ContainerId, ErrorKind, FsUsage, ImageId, ImageView, Resources, Verified};
+pub use admit::AskedBy;
 pub use import::ImportError;
 pub use mounts::Mounts;
 pub use pull::{
@@ -55,6 +58,8 @@ use reference::Reference;
 use registry::Puller;
 use snapshot::Snapshots;
 use store::Store;
+pub use trust::Verdict;
+use trust::{Trust, TrustError};
 pub use unpack::Snapshotter;
 pub use verify::Repairing;
 
@@ -102,6 +107,11 @@ pub struct Config {
     /// Images that the kubelet's clean-up leaves alone: full names with tag or digest, or with a `*` at the end, the
     /// beginning or both.
     pub pinned: Vec<String>,
+    /// Which images may be pulled and run: a `policy.json`, as containers-policy.json(5) has it; read at each pull and
+    /// each start. None: `/etc/containers/policy.json`, and without that file everything is accepted.
+    pub policy: Option<PathBuf>,
+    /// In it `<namespace>.json` is the policy for the pods of a namespace, in the place of the other.
+    pub policy_dir: PathBuf,
     pub workers: Workers,
 }
 
@@ -167,6 +177,8 @@ impl Default for Config {
             preload_dir: None,
             additional_stores: Vec::new(),
             pinned: Vec::new(),
+            policy: None,
+            policy_dir: "/etc/inro/policies".into(),
             workers: Workers::default(),
         }
     }
@@ -201,6 +213,8 @@ pub enum ImageError {
     Reference { reference: String, why: String },
     #[error("{0}")]
     Registry(#[from] registry::RegistryError),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error("manifest: {0}")]
     Manifest(#[from] manifest::ManifestError),
     #[error("layer {digest}: {why}")]
@@ -254,6 +268,7 @@ impl ImageError {
         match self {
             Self::Reference { .. } => ErrorKind::InvalidArgument,
             Self::Registry(error) => error.kind(),
+            Self::Trust(error) => error.kind(),
             Self::Import { source, .. } => source.kind(),
             Self::Archive(error) => error.kind(),
             Self::NotFound(_) => ErrorKind::NotFound,
@@ -281,6 +296,7 @@ pub struct Images {
     store: Arc<Store>,
     config: Arc<Config>,
     pulls: Arc<pull::Pulls>,
+    trust: Arc<Trust>,
 }
 
 impl Images {
@@ -293,6 +309,7 @@ impl Images {
         Ok(Self {
             store,
             pulls: Arc::new(pull::Pulls::new(config, root)?),
+            trust: Arc::new(Trust::new(config.policy.clone(), config.policy_dir.clone())),
             config: Arc::new(config.clone()),
         })
     }
@@ -335,6 +352,19 @@ impl Images {
     /// Why it cannot be made just now.
     pub fn confine_workers(&self, confine: Confine) -> Result<(), String> {
         self.pulls.confine(confine)
+    }
+
+    /// Whether the policy of today lets pods of a namespace have an image that is here, asked for by these names.
+    ///
+    /// # Errors
+    /// [`ImageError::Trust`].
+    pub async fn admit(&self, image: &ImageView, asked: AskedBy<'_>, namespace: &str) -> Result<(), ImageError> {
+        admit::admit(self, image, asked, namespace).await
+    }
+
+    /// Why an image was let in, for each name that it was pulled by under a policy.
+    pub fn verdicts(&self, image: &ImageId) -> Vec<Verdict> {
+        self.store.record(image).map_or_else(Vec::new, |record| record.verdicts)
     }
 
     /// By image id or the beginning of one, or by what `registries.conf` says that a name means.

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::unpack::{Made, Unpacked};
+use super::{
+    trust::{Signature, Verdict},
+    unpack::{Made, Unpacked},
+};
 use crate::model::{ImageConfig, ImageId};
 
 /// One image, or an artifact. A change of shape is a change of `version`.
@@ -22,7 +25,42 @@ pub struct ImageRecord {
     pub artifact: Option<String>,
     /// Digests of the manifest and of an index that led to it, for clean-up.
     pub blobs: Vec<String>,
+    /// Why it was let in, for each name that it was pulled by under a policy. Older records have none.
+    #[serde(default)]
+    pub verdicts: Vec<Verdict>,
+    /// Signatures that were looked at then, to be judged again by the policy of another day.
+    #[serde(default)]
+    pub signatures: Vec<Signature>,
 }
+
+impl ImageRecord {
+    /// Adds a verdict and the signatures that it is of.
+    pub fn trust(&mut self, verdict: Verdict, signatures: Vec<Signature>) {
+        let known = (std::mem::take(&mut self.verdicts), std::mem::take(&mut self.signatures));
+        (self.verdicts, self.signatures) = (vec![verdict], signatures);
+        self.keep_known(known);
+    }
+
+    /// Takes over what speaks for the image on an older record of it; a verdict on the same name by the same policy is
+    /// replaced by the newer one.
+    pub fn keep_known(&mut self, (verdicts, signatures): (Vec<Verdict>, Vec<Signature>)) {
+        for old in verdicts {
+            let is_same = |new: &Verdict| new.reference == old.reference && new.policy == old.policy;
+            if !self.verdicts.iter().any(is_same) {
+                self.verdicts.push(old);
+            }
+        }
+        for old in signatures {
+            if !self.signatures.contains(&old) {
+                self.signatures.push(old);
+            }
+        }
+        self.signatures.truncate(MOST_SIGNATURES);
+    }
+}
+
+/// The newest are kept.
+const MOST_SIGNATURES: usize = 128;
 
 pub const VERSION: u32 = 1;
 

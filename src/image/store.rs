@@ -13,6 +13,7 @@ use super::{
     content::{Content, Scratch, io},
     records::{ImageRecord, LayerRecord, VERSION},
     reference::Reference,
+    trust::{Signature, Verdict},
     unpack::{Snapshotter, Unpacked},
 };
 use crate::{
@@ -234,6 +235,7 @@ impl Store {
             merge(&mut record.repo_tags, &known.repo_tags);
             merge(&mut record.repo_digests, &known.repo_digests);
             merge(&mut record.blobs, &known.blobs);
+            record.keep_known((known.verdicts.clone(), known.signatures.clone()));
         } else if let Some(known) = self.additional.image(&record.id) {
             // Its documents are there, and of its names some may be another image's by now.
             let is_taken = |tag: &&String| state.images.values().any(|other| other.repo_tags.contains(tag));
@@ -263,10 +265,22 @@ impl Store {
         Ok(id)
     }
 
-    /// What is on record of an image.
+    /// What is on record of an image: by which documents it is known, and what speaks for it.
     pub fn record(&self, id: &ImageId) -> Option<ImageRecord> {
         let state = self.lock();
         state.images.get(id).or(self.additional.image(id)).cloned()
+    }
+
+    /// Keeps what a later look at an image's signatures gave. Nothing to do when it was removed meanwhile.
+    pub fn trust(&self, id: &ImageId, verdict: Verdict, signatures: Vec<Signature>) -> Result<(), ImageError> {
+        let mut state = self.lock();
+        let Some(mut record) = state.images.get(id).cloned() else {
+            return Ok(());
+        };
+        record.trust(verdict, signatures);
+        self.write(&record)?;
+        state.images.insert(id.clone(), record);
+        Ok(())
     }
 
     /// Removes an image. One of an additional store stays there, and what it got here goes.

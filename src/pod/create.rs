@@ -18,7 +18,7 @@ use super::{
     volumes::{self, Volumes, detached},
 };
 use crate::{
-    image::snapshot::Mapped,
+    image::{AskedBy, snapshot::Mapped},
     lockdown::{self, capabilities, seccomp},
     model::{
         ContainerConfig, ContainerId, ContainerState, ImageMount, ImageView, LayerUsage, Moment, Mount, NamespaceMode,
@@ -39,7 +39,8 @@ impl Pods {
     ///
     /// # Errors
     /// [`PodError::NoSandbox`], [`PodError::SandboxNotReady`], [`PodError::NoImage`]; [`PodError::Exists`] when the
-    /// metadata names a container that was asked for differently; those of the mechanisms. Nothing is left behind.
+    /// metadata names a container that was asked for differently; [`PodError::Untrusted`] when the policy does not let
+    /// the pod have an image; those of the mechanisms. Nothing is left behind.
     ///
     /// `watch` takes its times.
     pub async fn create_container(
@@ -91,9 +92,7 @@ impl Inner {
         mut config: ContainerConfig,
         mut watch: Stopwatch,
     ) -> Result<ContainerId, PodError> {
-        if sandbox.status.borrow().state != SandboxState::Ready {
-            return Err(PodError::SandboxNotReady(sandbox.plan.id.clone()));
-        }
+        check_ready(&sandbox)?;
         let limit = self.config().pids_limit;
         if config.resources.pids_limit.is_none() && limit > 0 {
             config.resources.pids_limit = Some(limit);
@@ -118,6 +117,9 @@ impl Inner {
         check_runs(&image, &config)?;
         userns::check(&sandbox.plan.config.namespaces, &config.security.namespaces)?;
         let volumes = self.volume_images(&config)?;
+        self.admit_images(&sandbox, &config, &image, &volumes).await?;
+        // A registry may have been asked, and the sandbox stopped meanwhile.
+        check_ready(&sandbox)?;
         let id = ContainerId::random();
         let plan = ContainerPlan {
             id: id.clone(),
@@ -413,6 +415,31 @@ impl Inner {
         wanted.map(find).collect()
     }
 
+    /// Has the policy of the pod's namespace look at every image of a container: what was let in when it was pulled may
+    /// not be run any more, or not here.
+    async fn admit_images(
+        &self,
+        sandbox: &Sandbox,
+        config: &ContainerConfig,
+        image: &ImageView,
+        volumes: &[ImageView],
+    ) -> Result<(), PodError> {
+        let namespace = &sandbox.plan.config.metadata.namespace;
+        let own = AskedBy {
+            image: &config.image,
+            user: &config.user_specified_image,
+        };
+        let mounted = config.mounts.iter().filter_map(Mount::image).map(|mount| AskedBy {
+            image: &mount.image,
+            user: &mount.user_specified_image,
+        });
+        for (image, asked) in std::iter::once((image, own)).chain(volumes.iter().zip(mounted)) {
+            let admitted = self.with.images.admit(image, asked, namespace).await;
+            admitted.map_err(PodError::Untrusted)?;
+        }
+        Ok(())
+    }
+
     /// Keeps the layers of every image that a container uses.
     pub(super) fn hold_images(&self, plan: &ContainerPlan) {
         for image in plan.images() {
@@ -497,6 +524,14 @@ impl Inner {
             spec.push(("pid", Some(zygote::namespace_path(NamespaceKind::Pid))));
         }
         Ok((spec, fds))
+    }
+}
+
+fn check_ready(sandbox: &Sandbox) -> Result<(), PodError> {
+    let state = sandbox.status.borrow().state;
+    match state == SandboxState::Ready {
+        true => Ok(()),
+        false => Err(PodError::SandboxNotReady(sandbox.plan.id.clone())),
     }
 }
 

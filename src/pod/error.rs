@@ -88,6 +88,9 @@ pub enum PodError {
     Checkpoint(#[from] CheckpointError),
     #[error("image")]
     Image(#[from] ImageError),
+    /// An image that the policy does not let run; the kubelet knows that by the first word, so nothing is before it.
+    #[error(transparent)]
+    Untrusted(ImageError),
     #[error("lockdown")]
     Lockdown(#[from] LockdownError),
     #[error("network")]
@@ -123,7 +126,7 @@ impl PodError {
             Self::Io { .. } | Self::NoMeter | Self::Task(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Cgroup(e) => e.kind(),
             Self::Checkpoint(e) => e.kind(),
-            Self::Image(e) => e.kind(),
+            Self::Image(e) | Self::Untrusted(e) => e.kind(),
             Self::Lockdown(e) => e.kind(),
             Self::Net(e) => e.kind(),
             Self::Resctrl(e) => e.kind(),

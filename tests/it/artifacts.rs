@@ -241,3 +241,26 @@ fn hostile_artifacts_are_refused_and_nothing_of_them_stays() {
         (before.0, before.1, 0)
     );
 }
+
+#[test]
+fn a_policy_counts_for_artifacts_too() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let policy = dir.path().join("policy.json");
+    let accept = json!([{"type": "insecureAcceptAnything"}]);
+    let write = |files: Value| {
+        let scopes = json!({"docker": {"files.example": files}});
+        let text = json!({"default": accept, "transports": scopes});
+        fs::write(&policy, text.to_string()).expect("a policy");
+    };
+    write(accept.clone());
+    let scene = Scene::start(&format!("policy = \"{}\"\n", policy.display()));
+    scene.serve("model", &[("file", b"x")]);
+    scene.node.pull("files.example/model");
+    let pod = scene.node.pod(|_| {});
+    show(&pod, "files.example/model", "").expect("a container").remove();
+    write(json!([{"type": "reject"}]));
+    let refused = scene.node.try_pull("files.example/model").expect_err("a policy");
+    assert!(refused.message().contains("SignatureValidationFailed"), "{refused:?}");
+    let refused = show(&pod, "files.example/model", "").err().expect("a policy");
+    assert!(refused.message().contains("SignatureValidationFailed"), "{refused:?}");
+}

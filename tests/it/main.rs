@@ -55,6 +55,7 @@ mod streaming;
 mod survive_kill9;
 mod systemd;
 mod systemd_driver;
+mod trust;
 mod two_nodes;
 mod update;
 mod userns;

@@ -18,6 +18,7 @@ pub use usage::{container_stats, sandbox_stats};
 use crate::{
     cgroup::Driver,
     cri::signal_number,
+    image::Verdict,
     model::{
         Access, ContainerEntry, ContainerFacts, ContainerPhase, ContainerStages, ContainerState, ContainerView,
         FsUsage, IdRange, ImageId, ImageView, Mount, NamespaceMode, Namespaces, Propagation, Resources, SandboxState,
@@ -326,6 +327,12 @@ pub fn image(view: ImageView) -> wire::Image {
 
 /// The annotation of what is no image.
 const ARTIFACT_TYPE: &str = "io.inro.artifact-type";
+
+/// Why the policy let an image in.
+pub fn image_info(verdicts: Vec<Verdict>) -> HashMap<String, String> {
+    let info = serde_json::json!({ "trust": verdicts });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}
 
 pub fn fs_usage(usage: FsUsage) -> wire::FilesystemUsage {
     wire::FilesystemUsage {

@@ -230,6 +230,8 @@ fn plan_one(image: Found, names: &[Reference]) -> Result<Planned, ImageError> {
         layers: chain_ids(&diff_ids),
         artifact: None,
         blobs: image.blobs.iter().map(|(digest, _)| digest.clone()).collect(),
+        verdicts: Vec::new(),
+        signatures: Vec::new(),
     };
     let mut blobs = image.blobs;
     blobs.push((id, image.config));

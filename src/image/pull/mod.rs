@@ -158,6 +158,7 @@ pub fn begin(images: &Images, text: &str, puller: Puller<'_>) -> Result<Waiting,
         images: images.clone(),
         registry,
         auth: puller.auth.cloned(),
+        namespace: puller.namespace.map(str::to_owned),
         asker: images.pulls.asker(),
     };
     let progress = Progress::new(text, images.pulls.totals.clone());
@@ -173,6 +174,7 @@ struct Pull {
     images: Images,
     registry: Registry,
     auth: Option<Auth>,
+    namespace: Option<String>,
     asker: Asker,
 }
 
@@ -184,6 +186,8 @@ impl Pull {
         for candidate in self.registry.candidates(text)? {
             match self.pull(candidate.reference, progress).await {
                 Ok(id) => return Ok(id),
+                // What a policy refuses is not looked for elsewhere under the same name.
+                Err(error @ ImageError::Trust(_)) => return Err(error),
                 Err(error) => {
                     tracing::debug!(image = text, %error, "next candidate");
                     // That it is not in one of them says less than anything else.
@@ -223,12 +227,20 @@ impl Pull {
 
     async fn pull(&self, reference: Reference, progress: &Progress) -> Result<ImageId, ImageError> {
         let images = &self.images;
+        let policy = images.trust.in_force(self.namespace.as_deref().unwrap_or_default())?;
+        // A registry that the policy rejects is not even asked.
+        policy.iter().try_for_each(|policy| policy.check_name(&reference))?;
         let traffic = &images.pulls.traffic;
         let session = self
             .registry
             .resolve(&reference, self.auth.as_ref(), traffic, self.asker)?;
         let session = Arc::new(session);
         let found = find(&session, &reference).await?;
+        // Nothing that the manifest names is fetched before.
+        let trusted = match &policy {
+            None => None,
+            Some(policy) => Some(policy.judge_in(&session, &reference, &found.documents()).await?),
+        };
         let parts = found.parts(&session).await?;
         let chain: Vec<String> = parts.layers.iter().map(|layer| layer.chain_id.clone()).collect();
         let store = images.store.clone();
@@ -236,7 +248,7 @@ impl Pull {
         let layers = progress.set_layers(parts.layers.iter().map(|layer| &layer.blob));
         self.fetch_layers(&session, parts.layers.into_iter().zip(layers).collect(), &lease)
             .await?;
-        let record = ImageRecord {
+        let mut record = ImageRecord {
             version: VERSION,
             id: ImageId(found.id().to_owned()),
             repo_tags: reference
@@ -250,7 +262,14 @@ impl Pull {
             layers: chain,
             artifact: found.artifact_kind(),
             blobs: found.documents(),
+            verdicts: Vec::new(),
+            signatures: Vec::new(),
         };
+        if let Some((verdict, signatures)) = trusted {
+            let (policy, scope) = (verdict.policy.display(), &verdict.scope);
+            tracing::info!(image = %reference, %policy, scope, keys = ?verdict.keys, "trusted");
+            record.trust(verdict, signatures);
+        }
         blocking(move || {
             for (digest, bytes) in found.blobs.iter().chain(&parts.config) {
                 store.content.write_blob(digest, bytes)?;

@@ -22,7 +22,10 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Response, header::CONTENT_TYPE};
+use reqwest::{
+    Response,
+    header::{CONTENT_TYPE, LINK},
+};
 
 pub use blob::BlobStream;
 pub use conf::{Candidate, DEFAULT_PATH as DEFAULT_REGISTRIES_CONF};
@@ -32,7 +35,7 @@ pub use traffic::{Bounds, Traffic};
 use super::{
     ImageError,
     content::sha256,
-    manifest,
+    manifest::{self, Descriptor, Document},
     reference::Reference,
     shares::{Asker, Place},
 };
@@ -45,6 +48,8 @@ use conf::RegistriesConf;
 
 /// Most bytes of a manifest or index.
 const MOST_MANIFEST: usize = 4 << 20;
+/// Most pages of a list of referrers.
+const MOST_PAGES: usize = 16;
 /// How long a body may stand still.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -436,6 +441,73 @@ impl Session {
         })
     }
 
+    /// The manifests that refer to one and are meant by `is_wanted`, of the first place that has some.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when no place could say, as [`Self::manifest`] has it of an absent one: having none is none.
+    pub async fn referrers(
+        &self,
+        digest: &str,
+        is_wanted: impl Fn(&Descriptor) -> bool,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let mut last = None;
+        let places = self.clients.iter();
+        for client in in_turn(places.filter(|client| client.endpoint.can(Capability::Resolve))) {
+            match self.referrers_at(client, digest).await {
+                Ok(mut found) => {
+                    found.retain(&is_wanted);
+                    if !found.is_empty() {
+                        return Ok(found);
+                    }
+                    let what = self.what(digest);
+                    last = Some(more_telling(last, RegistryError::NotFound { what }));
+                }
+                Err(error) => {
+                    tracing::debug!(endpoint = %client.endpoint.url, %error, "next endpoint");
+                    last = Some(more_telling(last, error));
+                }
+            }
+        }
+        match last {
+            None | Some(RegistryError::NotFound { .. }) => Ok(Vec::new()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Source: OCI distribution-spec 1.1, "Listing Referrers"; "Unavailable Referrers API" for registries without.
+    async fn referrers_at(&self, client: &Client, digest: &str) -> Result<Vec<Descriptor>, RegistryError> {
+        let what = self.what(digest);
+        let mut path = format!("referrers/{digest}");
+        let mut found = Vec::new();
+        for page in 0..MOST_PAGES {
+            let response = match client.get(&path, Some(manifest::OCI_INDEX), None).await {
+                Ok(response) if media_type(&response) == manifest::OCI_INDEX => response,
+                Err(error @ RegistryError::Unavailable { .. }) => return Err(error),
+                Err(error) if page > 0 => return Err(error),
+                // It may say in many ways that it does not know this API.
+                Ok(_) | Err(_) => return self.referrers_by_tag(client, digest).await,
+            };
+            let next = next_page(&response);
+            let bytes = body(response, &what).await?;
+            found.extend(index(&bytes, manifest::OCI_INDEX, &what)?);
+            match next {
+                // The rest is this path, whatever the registry says.
+                Some(query) => path = format!("referrers/{digest}?{query}"),
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    async fn referrers_by_tag(&self, client: &Client, digest: &str) -> Result<Vec<Descriptor>, RegistryError> {
+        let tag = digest.replacen(':', "-", 1);
+        match self.manifest_from(client, &tag).await {
+            Ok(fetched) => index(&fetched.bytes, &fetched.media_type, &self.what(&tag)),
+            Err(RegistryError::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A blob's bytes, as they come. The caller verifies its digest.
     ///
     /// # Errors
@@ -524,6 +596,29 @@ async fn body(mut response: Response, what: &str) -> Result<Vec<u8>, RegistryErr
         }
         bytes.extend_from_slice(&chunk);
     }
+}
+
+/// What an index names.
+fn index(bytes: &[u8], media_type: &str, what: &str) -> Result<Vec<Descriptor>, RegistryError> {
+    let invalid = |why: String| RegistryError::Invalid {
+        what: what.to_owned(),
+        why,
+    };
+    match manifest::parse(bytes, media_type) {
+        Ok(Document::Index(found)) => Ok(found),
+        Ok(Document::Image { .. } | Document::Artifact(_)) => Err(invalid("it is no index".into())),
+        Err(error) => Err(invalid(error.to_string())),
+    }
+}
+
+/// The query of the page after this one. Source: RFC 8288, as the distribution-spec uses it.
+fn next_page(response: &Response) -> Option<String> {
+    let link = response.headers().get(LINK)?.to_str().ok()?;
+    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+    let is_next = |parameter: &str| matches!(parameter.trim(), "rel=\"next\"" | "rel=next");
+    let next = parameters.split(';').any(is_next).then_some(target)?;
+    let next = response.url().join(next).ok()?;
+    next.query().map(str::to_owned)
 }
 
 /// Of two endpoints' errors the one that says more: a refusal over an absence over a silence.

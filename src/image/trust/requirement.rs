@@ -1,0 +1,290 @@
+//! What a policy demands of an image: one of its requirements.
+//!
+//! Source: containers-policy.json(5), "Policy Requirements".
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+use super::{
+    authority::Authority,
+    identity::Identity,
+    key::Key,
+    signers::{NamedKey, Signers, Who},
+};
+
+/// One thing that is demanded.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "RequirementJson")]
+pub enum Requirement {
+    AcceptAnything,
+    Reject,
+    Sigstore(Sigstore),
+    /// What this build cannot verify. Read, so that images of other scopes can be had; nothing fulfils it.
+    Unsupported(String),
+}
+
+/// A signature as cosign attaches them, for an image of this identity.
+#[derive(Debug)]
+pub struct Sigstore {
+    by: By,
+    /// Keys of the logs one of which has to have it; `None`: none has to.
+    logs: Option<Vec<Source>>,
+    pub identity: Identity,
+}
+
+/// Who has to have made it.
+#[derive(Debug)]
+enum By {
+    Keys(Vec<Source>),
+    Fulcio { ca: Source, issuer: String, email: String },
+}
+
+impl Sigstore {
+    /// Reads the keys and certificates.
+    ///
+    /// # Errors
+    /// The source at fault, and why.
+    pub fn signers(&self) -> Result<Signers, String> {
+        let who = match &self.by {
+            By::Keys(sources) => Who::Keys(keys(sources)?),
+            By::Fulcio { ca, issuer, email } => Who::Certified(Authority {
+                name: ca.to_string(),
+                roots: certificates(ca)?,
+                issuer: issuer.clone(),
+                email: email.clone(),
+            }),
+        };
+        let logs = self.logs.as_deref().map(keys).transpose()?;
+        Ok(Signers { who, logs })
+    }
+}
+
+fn keys(sources: &[Source]) -> Result<Vec<NamedKey>, String> {
+    let read = |source: &Source| {
+        let name = source.to_string();
+        let key = Key::from_pem(&source.read()?).map_err(|why| format!("{name}: {why}"))?;
+        Ok(NamedKey { name, key })
+    };
+    sources.iter().map(read).collect()
+}
+
+fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = source.read()?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err(format!("{source}: there is no CERTIFICATE in it")),
+        Ok(all) => Ok(all),
+        Err(error) => Err(format!("{source}: it is not PEM: {error}")),
+    }
+}
+
+/// Where the policy has PEM from.
+#[derive(Debug)]
+enum Source {
+    Path { key: &'static str, path: PathBuf },
+    Data { key: &'static str, pem: Vec<u8> },
+}
+
+impl Source {
+    fn read(&self) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Path { path, .. } => std::fs::read(path).map_err(|error| format!("{self}: {error}")),
+            Self::Data { pem, .. } => Ok(pem.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path { key, path } => write!(f, "{key} {}", path.display()),
+            Self::Data { key, .. } => f.write_str(key),
+        }
+    }
+}
+
+/// A requirement as it is written. Empty braces: without them serde lets unknown keys pass.
+#[derive(Deserialize)]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
+enum RequirementJson {
+    InsecureAcceptAnything {},
+    Reject {},
+    SigstoreSigned {
+        key_path: Option<PathBuf>,
+        key_paths: Option<Vec<PathBuf>>,
+        key_data: Option<String>,
+        key_datas: Option<Vec<String>>,
+        fulcio: Option<FulcioJson>,
+        #[serde(default)]
+        pki: Present,
+        rekor_public_key_path: Option<PathBuf>,
+        rekor_public_key_paths: Option<Vec<PathBuf>>,
+        rekor_public_key_data: Option<String>,
+        rekor_public_key_datas: Option<Vec<String>>,
+        #[serde(default)]
+        signed_identity: Identity,
+    },
+    #[expect(dead_code, reason = "read for their form only")]
+    SignedBy {
+        key_type: String,
+        key_path: Option<PathBuf>,
+        key_paths: Option<Vec<PathBuf>>,
+        key_data: Option<String>,
+        #[serde(default)]
+        signed_identity: Identity,
+    },
+    #[expect(dead_code, reason = "read for its form only")]
+    SignedBaseLayer {
+        base_layer_identity: Identity,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct FulcioJson {
+    ca_path: Option<PathBuf>,
+    ca_data: Option<String>,
+    oidc_issuer: String,
+    subject_email: String,
+}
+
+/// Whether a key is there, whatever its value, be it `null`.
+#[derive(Default)]
+struct Present(bool);
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self(true))
+    }
+}
+
+impl TryFrom<RequirementJson> for Requirement {
+    type Error = String;
+
+    fn try_from(json: RequirementJson) -> Result<Self, String> {
+        match json {
+            RequirementJson::InsecureAcceptAnything {} => Ok(Self::AcceptAnything),
+            RequirementJson::Reject {} => Ok(Self::Reject),
+            RequirementJson::SignedBy { .. } => Ok(Self::Unsupported("signedBy (GPG)".into())),
+            RequirementJson::SignedBaseLayer { .. } => Ok(Self::Unsupported("signedBaseLayer".into())),
+            RequirementJson::SigstoreSigned {
+                key_path,
+                key_paths,
+                key_data,
+                key_datas,
+                fulcio,
+                pki,
+                rekor_public_key_path,
+                rekor_public_key_paths,
+                rekor_public_key_data,
+                rekor_public_key_datas,
+                signed_identity,
+            } => {
+                let by = [
+                    key_path.map(|path| paths("keyPath", vec![path]).map(By::Keys)),
+                    key_paths.map(|all| paths("keyPaths", all).map(By::Keys)),
+                    key_data.map(|data| datas("keyData", vec![data]).map(By::Keys)),
+                    key_datas.map(|all| datas("keyDatas", all).map(By::Keys)),
+                    fulcio.map(By::fulcio),
+                    pki.0.then(|| Ok(By::Keys(Vec::new()))),
+                ];
+                let by = only(by).map_err(
+                    |_| "one of keyPath, keyPaths, keyData, keyDatas, fulcio and pki must be there, and one only",
+                )?;
+                let by = by?;
+                let logs = [
+                    rekor_public_key_path.map(|path| paths("rekorPublicKeyPath", vec![path])),
+                    rekor_public_key_paths.map(|all| paths("rekorPublicKeyPaths", all)),
+                    rekor_public_key_data.map(|data| datas("rekorPublicKeyData", vec![data])),
+                    rekor_public_key_datas.map(|all| datas("rekorPublicKeyDatas", all)),
+                ];
+                let logs = match only(logs) {
+                    Ok(logs) => Some(logs?),
+                    Err(0) => None,
+                    Err(_) => {
+                        return Err(
+                            "more than one of rekorPublicKeyPath, rekorPublicKeyPaths, rekorPublicKeyData and \
+                             rekorPublicKeyDatas is there"
+                                .into(),
+                        );
+                    }
+                };
+                match (&by, &logs) {
+                    (By::Keys(keys), _) if keys.is_empty() => {
+                        Ok(Self::Unsupported("sigstoreSigned with certificates of a pki".into()))
+                    }
+                    // Its certificates are good for minutes, and only a log knows whether they were.
+                    (By::Fulcio { .. }, None) => {
+                        Err("fulcio: a log's key has to be there too, as rekorPublicKey…".into())
+                    }
+                    _ => Ok(Self::Sigstore(Sigstore {
+                        by,
+                        logs,
+                        identity: signed_identity,
+                    })),
+                }
+            }
+        }
+    }
+}
+
+impl By {
+    fn fulcio(json: FulcioJson) -> Result<Self, String> {
+        let ca = [
+            json.ca_path.map(|path| paths("fulcio.caPath", vec![path])),
+            json.ca_data.map(|data| datas("fulcio.caData", vec![data])),
+        ];
+        let ca = only(ca).map_err(|_| "fulcio: one of caPath and caData must be there, and one only")?;
+        if json.oidc_issuer.is_empty() || json.subject_email.is_empty() {
+            return Err("fulcio: oidcIssuer and subjectEmail must not be empty".into());
+        }
+        Ok(Self::Fulcio {
+            ca: ca?.remove(0),
+            issuer: json.oidc_issuer,
+            email: json.subject_email,
+        })
+    }
+}
+
+/// The one that is there, or how many are.
+fn only<T, const N: usize>(all: [Option<T>; N]) -> Result<T, usize> {
+    let mut given: Vec<T> = all.into_iter().flatten().collect();
+    match given.len() {
+        1 => Ok(given.remove(0)),
+        count => Err(count),
+    }
+}
+
+fn paths(key: &'static str, all: Vec<PathBuf>) -> Result<Vec<Source>, String> {
+    let source = |path: PathBuf| match path == Path::new("") {
+        true => Err(format!("{key}: it is empty")),
+        false => Ok(Source::Path { key, path }),
+    };
+    not_empty(key, all.into_iter().map(source).collect::<Result<_, _>>()?)
+}
+
+fn datas(key: &'static str, all: Vec<String>) -> Result<Vec<Source>, String> {
+    let source = |data: String| match STANDARD.decode(&data) {
+        Ok(pem) => Ok(Source::Data { key, pem }),
+        Err(error) => Err(format!("{key}: it is not base64: {error}")),
+    };
+    not_empty(key, all.into_iter().map(source).collect::<Result<_, _>>()?)
+}
+
+fn not_empty<T>(key: &str, all: Vec<T>) -> Result<Vec<T>, String> {
+    match all.is_empty() {
+        true => Err(format!("{key}: it is empty")),
+        false => Ok(all),
+    }
+}

@@ -1,0 +1,55 @@
+//! Simple signing: the JSON that says which image is meant, signed by cosign as well as by GPG.
+//!
+//! Source: containers-signature(5), "The JSON format", as strict as containers/image reads it.
+
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::signature::Claim;
+
+/// What a payload of this kind says.
+///
+/// # Errors
+/// Why it says nothing.
+pub fn claim(payload: &[u8], kind: &str) -> Result<Claim, String> {
+    let payload: PayloadJson =
+        serde_json::from_slice(payload).map_err(|error| format!("a signed payload is malformed: {error}"))?;
+    let critical = payload.critical;
+    if critical.kind != kind {
+        return Err(format!("a signed payload is a {:?}", critical.kind));
+    }
+    Ok(Claim {
+        documents: vec![critical.image.digest],
+        reference: Some(critical.identity.reference),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PayloadJson {
+    critical: CriticalJson,
+    #[serde(rename = "optional")]
+    _optional: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CriticalJson {
+    #[serde(rename = "type")]
+    kind: String,
+    image: ImageJson,
+    identity: IdentityJson,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImageJson {
+    #[serde(rename = "docker-manifest-digest")]
+    digest: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityJson {
+    #[serde(rename = "docker-reference")]
+    reference: String,
+}
