@@ -277,6 +277,11 @@ fn zombies(root: u32) -> Vec<(u32, String)> {
         .collect()
 }
 
+/// The processes below `root`.
+pub fn descendants(root: u32) -> Vec<u32> {
+    family(root).into_iter().map(|(pid, ..)| pid).collect()
+}
+
 /// Descendants of `root`: number, name, and whether it is dead.
 fn family(root: u32) -> Vec<(u32, String, bool)> {
     let mut children = BTreeMap::<u32, Vec<(u32, String, bool)>>::new();

@@ -30,7 +30,7 @@ use tempfile::TempDir;
 pub use cri::{Cri, EventStream, v1};
 pub use daemon::{Daemon, inro, signal};
 pub use driver::Driver;
-pub use ledger::{Ledger, hierarchies};
+pub use ledger::{Ledger, descendants, hierarchies};
 pub use netns::{Netns, Server};
 pub use pod::{Container, FIRST_ID, Pod, mapped, namespaces, own_network, own_users};
 use registry::Registry;
@@ -50,6 +50,9 @@ pub struct Node {
 
 /// How the names of nodes' folders begin.
 const SCRATCH: &str = "inro-it-";
+
+/// For [`Node::with_config`]: layers are EROFS images.
+pub const EROFS: &str = "snapshotter = \"erofs\"\n";
 
 impl Node {
     /// A running daemon with an empty configuration but for the registry.

@@ -1,0 +1,116 @@
+//! A file system in a file, that can lose its power.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use crate::harness::eventually_ok;
+
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Ext4,
+    Xfs,
+}
+
+/// Mounted until its value ends.
+pub struct Disk {
+    file: PathBuf,
+    place: PathBuf,
+}
+
+impl Disk {
+    /// A new one in `file`, mounted at `place`.
+    pub fn make(kind: Kind, file: &Path, place: &Path) -> Disk {
+        let made = File::create(file).and_then(|file| file.set_len(400 << 20));
+        made.expect("a file for the disk");
+        let (program, arguments) = match kind {
+            Kind::Ext4 => ("mkfs.ext4", ["-q", "-F"]),
+            Kind::Xfs => ("mkfs.xfs", ["-q", "-f"]),
+        };
+        run(Command::new(program).args(arguments).arg(file));
+        let disk = Disk {
+            file: file.to_owned(),
+            place: place.to_owned(),
+        };
+        disk.mount().expect("a disk");
+        disk
+    }
+
+    /// What can cut the power at once.
+    pub fn arm(&self) -> Cut {
+        let script = format!(
+            "import fcntl, os, struct, sys\n\
+             disk = os.open(sys.argv[1], os.O_RDONLY)\n\
+             print(flush=True)\n\
+             sys.stdin.readline()\n\
+             fcntl.ioctl(disk, {FS_IOC_SHUTDOWN}, struct.pack('I', {NO_LOG_FLUSH}))\n"
+        );
+        let mut child = Command::new("python3")
+            .args(["-c", &script])
+            .arg(&self.place)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3");
+        let mut ready = String::new();
+        let stdout = child.stdout.take().expect("its output");
+        BufReader::new(stdout).read_line(&mut ready).expect("its output");
+        Cut(child)
+    }
+
+    /// Mounts it again, when nobody holds any more what it was.
+    pub fn switch_on(&mut self) {
+        run(Command::new("umount").arg(&self.place));
+        eventually_ok("the disk is mounted again", Duration::from_secs(5), || self.mount());
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-o", "loop"]).args([&self.file, &self.place]).output();
+        let mounted = mounted.expect("mount");
+        match mounted.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&mounted.stderr).into_owned()),
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Of a test that failed the daemon may still be there.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.place).status();
+    }
+}
+
+/// A process that waits for its moment.
+pub struct Cut(Child);
+
+impl Cut {
+    pub fn now(&mut self) {
+        let stdin = self.0.stdin.as_mut().expect("its input");
+        stdin.write_all(b"\n").expect("its input");
+        assert!(self.0.wait().expect("its end").success());
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        // Both do nothing to one that has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Source: kernel fs/ext4/ext4.h, `EXT4_IOC_SHUTDOWN`, which is XFS's `XFS_IOC_GOINGDOWN`.
+const FS_IOC_SHUTDOWN: u32 = 0x8004_587d;
+const NO_LOG_FLUSH: u32 = 2;
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
