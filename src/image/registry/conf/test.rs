@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const DIGEST: &str = ANY_DIGEST;
+const DIGEST: &str = file::ANY_DIGEST;
 
 /// A file, and drop-ins by name.
 fn load(text: &str, drop_ins: &[(&str, &str)]) -> Result<RegistriesConf, FileError> {
@@ -358,7 +358,7 @@ proptest! {
         ),
         name in "([a-c]{1,2}\\.test(:50)?/)?[a-c]{1,2}(/[a-c])?:t",
     ) {
-        let Ok(said) = parse(&pieces.concat(), Path::new("/f"), false) else { return Ok(()) };
+        let Ok(said) = file::parse(&pieces.concat(), Path::new("/f"), false) else { return Ok(()) };
         let mut conf = RegistriesConf::default();
         conf.merge(said);
         let Ok(candidates) = conf.candidates(&name) else { return Ok(()) };
