@@ -32,7 +32,7 @@ pub mod registry;
 mod shares;
 pub mod snapshot;
 mod store;
-mod trust;
+pub mod trust;
 pub mod unpack;
 mod usage;
 mod verify;

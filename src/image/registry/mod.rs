@@ -28,7 +28,7 @@ use reqwest::{
 };
 
 pub use blob::BlobStream;
-pub use conf::{Candidate, DEFAULT_PATH as DEFAULT_REGISTRIES_CONF};
+pub use conf::{Candidate, DEFAULT_PATH as DEFAULT_REGISTRIES_CONF, RegistriesConf};
 pub use hosts::{Capability, Endpoint, Otherwise, endpoints};
 pub use traffic::{Bounds, Traffic};
 
@@ -44,7 +44,6 @@ use auth::Credentials;
 use auth_file::{AuthFile, Entry, Held, Namespaced};
 use blob::{Source, in_turn};
 use client::Client;
-use conf::RegistriesConf;
 
 /// Most bytes of a manifest or index.
 const MOST_MANIFEST: usize = 4 << 20;

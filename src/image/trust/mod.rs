@@ -18,7 +18,7 @@ mod cosign;
 mod identity;
 mod key;
 mod log;
-mod policy;
+pub mod policy;
 mod requirement;
 mod signature;
 mod signers;
