@@ -139,7 +139,8 @@ def pull(endpoint, names):
 
 
 def floor():
-    found = glob.glob(f"{servers.TARGET}/**/release/deps/pull_floor-*[!.d]", recursive=True)
+    found = glob.glob(f"{servers.TARGET}/**/release/deps/pull_floor-*", recursive=True)
+    found = [path for path in found if not path.endswith(".d")]
     if not found:
         sys.exit("peers: build it: cargo bench --bench pull_floor --no-run")
     return max(found, key=os.path.getmtime)
