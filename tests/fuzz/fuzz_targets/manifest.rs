@@ -19,6 +19,9 @@ fuzz_target!(|input: &[u8]| {
             assert!(layers.iter().all(|layer| check_digest(&layer.digest).is_ok()));
             let _ = manifest::size(&config, &layers);
         }
+        Ok(Document::Artifact(artifact)) => {
+            assert!(artifact.parts.iter().all(|part| check_digest(&part.blob.digest).is_ok()));
+        }
         Err(error) => assert!(error.to_string().len() < 2000),
     }
     if let Ok((_, diff_ids)) = manifest::config(bytes, usize::from(*kind)) {
