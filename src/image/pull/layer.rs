@@ -3,10 +3,11 @@
 use std::{future::Future, io, time::Duration};
 
 use bytes::Bytes;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    process::{ChildStdin, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
 };
 
 use super::{
@@ -154,11 +155,9 @@ impl Fetch<'_> {
 
     async fn unpack(&mut self, scratch: &Scratch, diff_id: Option<&str>, place: Place) -> Result<Unpacked, ImageError> {
         let command = self.images.pulls.workshop().worker(scratch, Tells::Progress);
-        let mut worker = Command::from(command)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| self.fault(format!("start the unpack worker: {error}")))?;
-        let pipes = worker.stdin.take().zip(worker.stdout.take());
+        let worker = Command::from(command).spawn();
+        let mut worker = Worker(worker.map_err(|error| self.fault(format!("start the unpack worker: {error}")))?);
+        let pipes = worker.0.stdin.take().zip(worker.0.stdout.take());
         let (stdin, stdout) = pipes.ok_or_else(|| self.fault("the unpack worker has no pipes".into()))?;
         let (progress, digest) = (self.progress, &self.layer.digest);
         let told = async {
@@ -173,7 +172,7 @@ impl Fetch<'_> {
             self.feed(&mut sink, place).await
         };
         let ((), told) = tokio::try_join!(feed, told)?;
-        let status = worker.wait().await.map_err(|error| self.fault(error.to_string()))?;
+        let status = worker.0.wait().await.map_err(|error| self.fault(error.to_string()))?;
         worker::outcome(&told, status, scratch, &self.layer.digest, diff_id)
     }
 
@@ -221,6 +220,21 @@ impl Fetch<'_> {
         ImageError::Layer {
             digest: self.layer.digest.clone(),
             why,
+        }
+    }
+}
+
+/// A worker that does not outlive its layer: what it would still write would stay when the layer's folder is removed.
+struct Worker(Child);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Without a number it has been waited for.
+        let pid = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        if let Some(pid) = pid {
+            let _ = self.0.start_kill();
+            // Seen to be dead, and left for whoever reaps it.
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         }
     }
 }

@@ -317,8 +317,14 @@ impl Pull {
         }
         let mut unpacked = Vec::new();
         while let Some(done) = tasks.join_next().await {
-            // The first failure drops the set: the other workers are killed and their folders removed.
-            unpacked.push(done.map_err(|_| ImageError::Abandoned)??);
+            match done.map_err(|_| ImageError::Abandoned).flatten() {
+                Ok(layer) => unpacked.push(layer),
+                Err(error) => {
+                    // Nothing is left when it is told: the other workers are killed and their folders removed.
+                    tasks.shutdown().await;
+                    return Err(error);
+                }
+            }
         }
         let store = images.store.clone();
         blocking(move || {
