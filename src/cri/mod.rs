@@ -5,6 +5,7 @@
 //! long calls take. `own_images` is a service of inro's own.
 
 mod batch;
+mod deadline;
 mod error;
 mod events;
 mod image_service;

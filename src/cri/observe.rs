@@ -18,6 +18,7 @@ use tonic::{
 };
 use tower::Service;
 
+use super::deadline;
 use crate::model::Stopwatch;
 
 /// A call that has ended.
@@ -33,7 +34,7 @@ pub struct Ended {
 /// Who is told of each.
 pub type Observer = Arc<dyn Fn(Ended) + Send + Sync>;
 
-/// A service whose calls are observed, if by anyone.
+/// A service whose calls end at their clients' deadlines, and are observed, if by anyone.
 #[derive(Clone)]
 pub struct Observed<S> {
     pub service: S,
@@ -64,7 +65,8 @@ where
             .observer
             .as_ref()
             .and_then(|observer| Begun::of(&request, observer));
-        let answer = self.service.call(request);
+        let limit = deadline::of(request.headers());
+        let answer = deadline::kept(limit, self.service.call(request));
         let Some(mut begun) = begun else { return answer };
         Box::pin(async move {
             let answer = answer.await?;
