@@ -25,7 +25,7 @@ impl Scene {
     fn start(extra: &str) -> Scene {
         let node = Node::with_config(extra);
         node.pull("shell");
-        let storage = Storage::copy(&node.dir().join("storage"));
+        let storage = Storage::copy();
         let setup = Setup {
             storage: Some(&storage),
             ..Default::default()

@@ -449,7 +449,7 @@ impl Stage {
             policy.display(),
             namespaces.display()
         ));
-        let storage = Storage::copy(&dir.path().join("storage"));
+        let storage = Storage::copy();
         let setup = Setup {
             storage: Some(&storage),
             ..Setup::default()

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use tempfile::TempDir;
+
 use super::{eventually, target};
 
 /// Ends with its value.
@@ -111,14 +113,19 @@ fn prepared() -> PathBuf {
 /// What one registry serves, to be changed under its hands: the folders of Distribution's `filesystem` driver.
 pub struct Storage {
     root: PathBuf,
+    /// In memory where it can be: a disk takes seconds for so many small files.
+    _folder: TempDir,
 }
 
 impl Storage {
-    /// A copy of the prepared images in `root`.
-    pub fn copy(root: &Path) -> Storage {
-        let copied = Command::new("cp").arg("-a").arg(prepared()).arg(root).status();
+    /// A copy of the prepared images.
+    pub fn copy() -> Storage {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let folder = folder.expect("a folder");
+        let root = folder.path().join("storage");
+        let copied = Command::new("cp").arg("-a").arg(prepared()).arg(&root).status();
         assert!(copied.expect("cp").success());
-        Storage { root: root.to_owned() }
+        Storage { root, _folder: folder }
     }
 
     /// The digest of the manifest that a tag names.
