@@ -38,6 +38,24 @@ impl Reference {
         text.split_once('/').is_some_and(|(first, _)| can_be_host(first))
     }
 
+    /// By which names files have what they say of it, the most special first: itself, its repository, the folders above
+    /// that, the registry, `*.` and the domains above that.
+    ///
+    /// Source: containers/image, `docker/policyconfiguration`.
+    pub fn scopes(&self) -> Vec<String> {
+        let name = self.name();
+        let itself = match (&self.digest, &self.tag) {
+            (Some(digest), _) => Some(format!("{name}@{digest}")),
+            (None, tag) => tag.as_ref().map(|tag| format!("{name}:{tag}")),
+        };
+        let mut scopes: Vec<String> = itself.into_iter().chain([name.clone()]).collect();
+        scopes.extend(name.rmatch_indices('/').map(|(slash, _)| name[..slash].to_owned()));
+        // A wildcard is for hosts: it says nothing of ports.
+        let host = self.registry.split(':').next().unwrap_or_default();
+        scopes.extend(host.match_indices('.').map(|(dot, _)| format!("*{}", &host[dot..])));
+        scopes
+    }
+
     /// `registry/repository:tag`, when there is a tag.
     pub fn tagged(&self) -> Option<String> {
         self.tag.as_ref().map(|tag| format!("{}:{tag}", self.name()))

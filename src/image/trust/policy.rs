@@ -39,16 +39,13 @@ impl Policy {
         serde_json::from_slice(bytes).map_err(|error| error.to_string())
     }
 
-    /// The most special scope that has the reference in it: itself, its repository, the folders above that, the
-    /// registry, `*.` and the domains above that, the transport's default `""`, and the policy's.
-    ///
-    /// Source: containers/image, `docker/policyconfiguration`.
+    /// The most special scope that has the reference in it: one of its own, the transport's default `""`, or the policy's.
     pub fn demand(&self, reference: &Reference) -> Demand<'_> {
         let docker = self.transports.0.get("docker");
         let found = docker.and_then(|scopes| {
-            scopes_of(reference)
-                .iter()
-                .find_map(|scope| scopes.0.get_key_value(scope))
+            let mut of_it = reference.scopes();
+            of_it.push(String::new());
+            of_it.iter().find_map(|scope| scopes.0.get_key_value(scope))
         });
         match found {
             Some((scope, requirements)) => Demand {
@@ -61,21 +58,6 @@ impl Policy {
             },
         }
     }
-}
-
-fn scopes_of(reference: &Reference) -> Vec<String> {
-    let name = reference.name();
-    let itself = match (&reference.digest, &reference.tag) {
-        (Some(digest), _) => Some(format!("{name}@{digest}")),
-        (None, tag) => tag.as_ref().map(|tag| format!("{name}:{tag}")),
-    };
-    let mut scopes: Vec<String> = itself.into_iter().chain([name.clone()]).collect();
-    scopes.extend(name.rmatch_indices('/').map(|(slash, _)| name[..slash].to_owned()));
-    // A wildcard is for hosts: it says nothing of ports.
-    let host = reference.registry.split(':').next().unwrap_or_default();
-    scopes.extend(host.match_indices('.').map(|(dot, _)| format!("*{}", &host[dot..])));
-    scopes.push(String::new());
-    scopes
 }
 
 /// All of these are demanded.
