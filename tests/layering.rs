@@ -39,6 +39,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libcontainer", &["zygote"]),
     ("libcgroups", &["zygote"]),
     ("pathrs", &["zygote"]),
+    ("pgp", &["image/trust"]),
     ("oci_client", &["image/registry"]),
     ("netlink_packet_core", &["net"]),
     ("netlink_packet_route", &["net"]),
@@ -51,7 +52,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("landlock", &["image"]),
     ("tar", &["image", "cli", "checkpoint"]),
-    ("yaml_rust2", &["spec"]),
+    ("yaml_rust2", &["spec", "image/registry"]),
     ("zstd", &["image"]),
 ];
 

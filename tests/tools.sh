@@ -13,7 +13,7 @@ tools=$(realpath -m "${1:-${CARGO_TARGET_DIR:-$repo/target}/tools}")
 
 # PROGRAM:PACKAGE, asked for by program: a machine may have it from elsewhere.
 programs=(
-    gcc:gcc musl-gcc:musl-tools python3:python3 openssl:openssl
+    gcc:gcc musl-gcc:musl-tools python3:python3 openssl:openssl gpg:gnupg
     docker-registry:docker-registry crun:crun runc:runc
     ip:iproute2 nft:nftables iptables:iptables ping:iputils-ping ipcmk:util-linux unshare:util-linux
     dpkg-deb:dpkg mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs

@@ -72,6 +72,9 @@ pub struct Config {
     /// `registries.conf` of the containers tools, with its drop-ins in the folder `registries.conf.d` beside it; read at each
     /// pull. The default need not be there; empty: none.
     pub registries_conf: PathBuf,
+    /// Folder of files that say where GPG signatures of images are, as containers-registries.d(5) has them; read when a
+    /// policy demands such a signature. It need not be there.
+    pub registries_dir: PathBuf,
     /// Credentials for registries and mirrors where a pull brings none: Docker's `config.json` or the containers tools'
     /// `auth.json`; read at each pull.
     pub auth_file: Option<PathBuf>,
@@ -163,6 +166,7 @@ impl Default for Config {
         Self {
             hosts_dir: "/etc/inro/hosts".into(),
             registries_conf: registry::DEFAULT_REGISTRIES_CONF.into(),
+            registries_dir: registry::DEFAULT_REGISTRIES_DIR.into(),
             auth_file: None,
             namespaced_auth_dir: None,
             concurrent_layers: 0,
@@ -200,6 +204,7 @@ impl Config {
         registry::Files {
             hosts_dir: self.hosts_dir.clone(),
             registries_conf: self.registries_conf.clone(),
+            registries_dir: self.registries_dir.clone(),
             auth_file: self.auth_file.clone(),
             namespaced_auth_dir: self.namespaced_auth_dir.clone(),
         }

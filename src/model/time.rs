@@ -16,6 +16,11 @@ impl Timestamp {
         Self(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
 
+    /// Whole seconds since 1970.
+    pub fn seconds(self) -> u64 {
+        u64::try_from(self.0 / 1_000_000_000).unwrap_or_default()
+    }
+
     /// `2000-02-29T12:34:56.123456789Z`, as the lines of a log have it.
     pub fn rfc3339(self) -> String {
         let nanos = u32::try_from(self.0.rem_euclid(1_000_000_000)).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 mod bundles;
 mod fulcio;
+mod gpg;
 
 use std::{
     fs,
@@ -356,8 +357,8 @@ fn what_a_policy_demands_and_nobody_here_can_verify_is_refused_by_name() {
     stage.sign(&stage.key, IMAGE);
     for (requirement, named) in [
         (
-            json!({"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/etc/key.gpg"}),
-            "signedBy (GPG)",
+            json!({"type": "signedBy", "keyType": "X509Certificates", "keyPath": "/etc/key.pem"}),
+            "signedBy with keys of type X509Certificates",
         ),
         (
             json!({"type": "signedBaseLayer", "baseLayerIdentity": {"type": "matchExact"}}),

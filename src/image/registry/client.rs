@@ -153,7 +153,7 @@ impl Client {
         self.traffic.did_not_answer(&self.endpoint.url);
     }
 
-    /// GETs a path of the repository, or a part of what is there. Answers a success; everything else is an error.
+    /// GETs what is at [`Self::url`], or a part of what is there. Answers a success; everything else is an error.
     ///
     /// # Errors
     /// [`RegistryError`].
@@ -392,14 +392,17 @@ impl Client {
         self.endpoint.or_plain.is_some() && self.is_plain.set(true).is_ok()
     }
 
-    /// A path of the repository.
+    /// A path of the repository; with a `/` at its beginning one of the endpoint.
     ///
     /// # Errors
     /// [`RegistryError::Invalid`] when it makes no URL.
     pub fn url(&self, path: &str) -> Result<Url, RegistryError> {
         let base = self.base().as_str().trim_end_matches('/');
         let prefix = if self.endpoint.override_path { "" } else { "/v2" };
-        let text = format!("{base}{prefix}/{}/{path}", self.reference.repository);
+        let text = match path.starts_with('/') {
+            true => format!("{base}{path}"),
+            false => format!("{base}{prefix}/{}/{path}", self.reference.repository),
+        };
         let mut url = Url::parse(&text).map_err(|error| RegistryError::Invalid {
             what: text,
             why: error.to_string(),

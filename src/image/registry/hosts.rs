@@ -56,6 +56,17 @@ pub struct ClientCertificate {
 }
 
 impl Endpoint {
+    /// A server of files that is no registry: it gets no credentials.
+    pub fn of_files(url: Url, rule: String) -> Self {
+        Self {
+            url,
+            override_path: true,
+            is_server: false,
+            rule,
+            ..without_file("", Otherwise::Tls)
+        }
+    }
+
     pub fn can(&self, capability: Capability) -> bool {
         match capability {
             Capability::Pull => self.pull,

@@ -5,7 +5,7 @@
 //! Credentials belong to one session and go to one host only.
 //!
 //! Two kinds of files say where to ask (`docs/decisions/0018-mirrors.md`): `registries.conf` which repositories stand for a
-//! name, and `hosts.toml` how each of their hosts is reached.
+//! name, and `hosts.toml` how each of their hosts is reached. A third, `registries.d`, says where GPG's signatures are.
 
 mod auth;
 mod auth_file;
@@ -13,6 +13,8 @@ mod blob;
 mod client;
 mod conf;
 mod hosts;
+mod lookaside;
+mod registries_d;
 mod traffic;
 
 use std::{
@@ -30,6 +32,7 @@ use reqwest::{
 pub use blob::BlobStream;
 pub use conf::{Candidate, DEFAULT_PATH as DEFAULT_REGISTRIES_CONF, RegistriesConf};
 pub use hosts::{Capability, Endpoint, Otherwise, endpoints};
+pub use registries_d::DEFAULT_DIR as DEFAULT_REGISTRIES_DIR;
 pub use traffic::{Bounds, Traffic};
 
 use super::{
@@ -106,6 +109,8 @@ pub struct Files {
     pub hosts_dir: PathBuf,
     /// `registries.conf`; empty: none.
     pub registries_conf: PathBuf,
+    /// Files that say where signatures are.
+    pub registries_dir: PathBuf,
     /// Credentials of this node.
     pub auth_file: Option<PathBuf>,
     /// Credentials of namespaces, each for one pull.
@@ -115,6 +120,7 @@ pub struct Files {
 /// Where to look for images; made for each pull, from what the files say then.
 pub struct Registry {
     hosts_dir: PathBuf,
+    registries_dir: PathBuf,
     conf: RegistriesConf,
     auth_file: Option<AuthFile>,
 }
@@ -170,6 +176,7 @@ impl Registry {
         }
         Ok(Self {
             hosts_dir: files.hosts_dir.clone(),
+            registries_dir: files.registries_dir.clone(),
             conf,
             auth_file,
         })
@@ -227,6 +234,7 @@ impl Registry {
         Ok(Session {
             clients: clients.collect::<Result<_, _>>()?,
             blocked,
+            registries_dir: self.registries_dir.clone(),
             reference: reference.clone(),
             traffic: traffic.clone(),
             asker,
@@ -315,6 +323,7 @@ pub struct Session {
     clients: Vec<Arc<Client>>,
     /// Places that are not asked.
     blocked: Vec<RegistryError>,
+    registries_dir: PathBuf,
     reference: Reference,
     traffic: Arc<Traffic>,
     asker: Asker,
@@ -590,7 +599,7 @@ async fn body(mut response: Response, what: &str) -> Result<Vec<u8>, RegistryErr
         if bytes.len() + chunk.len() > MOST_MANIFEST {
             return Err(RegistryError::Invalid {
                 what: what.to_owned(),
-                why: "the manifest has more than 4 MiB".into(),
+                why: "it has more than 4 MiB".into(),
             });
         }
         bytes.extend_from_slice(&chunk);

@@ -5,7 +5,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
     log::{Entry, Logged},
@@ -59,7 +59,7 @@ impl Signature {
                 .map(|text| Entry::of_annotation(text, Logged::Bytes(message)))
                 .transpose(),
         })?;
-        Ok((simple::claim(message, KIND)?, by))
+        Ok((simple::claim::<IgnoredAny>(message, KIND)?, by))
     }
 
     fn certificates(&self) -> Result<Vec<Vec<u8>>, String> {

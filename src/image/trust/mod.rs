@@ -7,17 +7,20 @@
 //!               over the digest of the image's manifest or of the index that led to it, and over a name that the
 //!               requirement takes for the one that was asked for
 //! ```
-//! Files are read at each question: what they say now counts. Formats: containers-policy.json(5), cosign's signatures and
-//! sigstore's bundles.
+//! Files are read at each question: what they say now counts. Formats: containers-policy.json(5), cosign's signatures,
+//! sigstore's bundles and GPG's signed messages.
 //! What a policy demands and this build cannot verify is refused by name, never passed over
 //! (`docs/decisions/0019-trust.md`).
 
 mod authority;
 mod bundle;
 mod cosign;
+mod gpg;
 mod identity;
 mod key;
 mod log;
+#[cfg_attr(not(feature = "gpg"), path = "no_openpgp.rs")]
+mod openpgp;
 pub mod policy;
 mod requirement;
 mod signature;
@@ -36,7 +39,7 @@ pub use signature::{Signature, Signatures};
 use super::{ImageError, reference::Reference, registry::Session};
 use crate::model::{ErrorKind, Timestamp};
 use policy::{Demand, Policy};
-use requirement::{Requirement, Sigstore};
+use requirement::{Requirement, Signed};
 use signature::{Claim, Place};
 
 /// The node's policy unless the configuration names another; it may be absent.
@@ -84,7 +87,7 @@ pub struct Verdict {
     /// The part of the policy that counted.
     pub scope: String,
     /// Who signed it: keys, each with where the policy has it or its authority from, and the SHA-256 of its
-    /// SubjectPublicKeyInfo. None: the policy demands no signature.
+    /// SubjectPublicKeyInfo, or a GPG key's fingerprint. None: the policy demands no signature.
     pub keys: Vec<String>,
     pub at: Timestamp,
 }
@@ -158,7 +161,7 @@ impl InForce {
     pub fn check_name(&self, reference: &Reference) -> Result<(), TrustError> {
         for requirement in self.policy.demand(reference).requirements {
             match requirement {
-                Requirement::AcceptAnything | Requirement::Sigstore(_) => {}
+                Requirement::AcceptAnything | Requirement::Signed(_) => {}
                 Requirement::Reject => return Err(self.refused(reference, "it rejects this image".into())),
                 Requirement::Unsupported(what) => {
                     return Err(self.refused(reference, format!("{what} is not supported, so nothing can fulfil it")));
@@ -183,8 +186,8 @@ impl InForce {
         let demand = self.policy.demand(reference);
         let mut keys = Vec::new();
         for requirement in demand.requirements {
-            if let Requirement::Sigstore(sigstore) = requirement {
-                keys.push(self.signed(demand, sigstore, reference, documents, signatures)?);
+            if let Requirement::Signed(signed) = requirement {
+                keys.push(self.signed(demand, signed, reference, documents, signatures)?);
             }
         }
         Ok(Verdict {
@@ -208,37 +211,53 @@ impl InForce {
         documents: &[String],
     ) -> Result<(Verdict, Vec<Signature>), ImageError> {
         let mut signatures = Signatures::default();
-        for (document, place) in documents.iter().flat_map(|d| Place::ALL.map(|place| (d, place))) {
-            match self.judge(reference, documents, &signatures) {
-                Ok(verdict) => return Ok((verdict, signatures.usable)),
-                Err(TrustError::Refused { .. }) => signatures.fetch(session, document, place).await?,
-                Err(error) => return Err(error.into()),
+        let places = self.places(reference);
+        for document in documents {
+            for place in &places {
+                match self.judge(reference, documents, &signatures) {
+                    Ok(verdict) => return Ok((verdict, signatures.usable)),
+                    Err(TrustError::Refused { .. }) => signatures.fetch(session, document, *place).await?,
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         let verdict = self.judge(reference, documents, &signatures)?;
         Ok((verdict, signatures.usable))
     }
 
+    /// Where there are signatures of the kinds that are demanded.
+    fn places(&self, reference: &Reference) -> Vec<Place> {
+        let requirements = self.policy.demand(reference).requirements;
+        let is_asked = |place: &Place| {
+            let looks_there = |requirement: &Requirement| match requirement {
+                Requirement::Signed(signed) => signed.places().contains(place),
+                _ => false,
+            };
+            requirements.iter().any(looks_there)
+        };
+        Place::ALL.into_iter().filter(is_asked).collect()
+    }
+
     /// Who signed what a requirement demands.
     fn signed(
         &self,
         demand: Demand<'_>,
-        sigstore: &Sigstore,
+        signed: &Signed,
         reference: &Reference,
         documents: &[String],
         signatures: &Signatures,
     ) -> Result<String, TrustError> {
-        let signers = sigstore.signers().map_err(|why| TrustError::Invalid {
+        let signers = signed.signers().map_err(|why| TrustError::Invalid {
             path: self.path.clone(),
             why,
         })?;
         let mut reasons = signatures.unusable.clone();
-        for signature in &signatures.usable {
+        for signature in signatures.usable.iter().filter(|signature| signature.is_for(&signers)) {
             let accepted = signature.claim(&signers).and_then(|(claim, by)| {
                 check_documents(&claim, documents)?;
                 match &claim.reference {
-                    Some(signed) => sigstore.identity.check(reference, signed)?,
-                    None => sigstore.identity.check_unnamed(reference, demand.scope)?,
+                    Some(name) => signed.identity.check(reference, name)?,
+                    None => signed.identity.check_unnamed(reference, demand.scope)?,
                 }
                 Ok(by)
             });

@@ -103,7 +103,7 @@ impl<'de> Visitor<'de> for RequirementsVisitor {
 
 /// A JSON object whose keys come once; what is wrong with a value is told with its key.
 #[derive(Debug)]
-struct Table<T>(BTreeMap<String, T>);
+pub struct Table<T>(pub BTreeMap<String, T>);
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
@@ -198,6 +198,7 @@ mod test {
             format!(r#"{{"default": [{ACCEPT}], "transports": {{"docker": {{"r.test": [{ACCEPT}, {requirement}]}}}}}}"#)
         };
         let signed = |rest: &str| scope(&format!(r#"{{"type": "sigstoreSigned"{rest}}}"#));
+        let gpg = |rest: &str| scope(&format!(r#"{{"type": "signedBy", "keyType": "GPGKeys"{rest}}}"#));
         let table: &[(String, &str)] = &[
             ("".into(), "EOF"),
             ("{}".into(), "missing field `default`"),
@@ -283,6 +284,14 @@ mod test {
                 scope(r#"{"type": "signedBy", "keyPath": "/a"}"#),
                 "missing field `keyType`",
             ),
+            (
+                scope(r#"{"type": "signedBy", "keyType": "GPG", "keyPath": "/a"}"#),
+                r#"keyType: "GPG" is unknown"#,
+            ),
+            (gpg(""), "one of keyPath, keyPaths and keyData must"),
+            (gpg(r#", "keyPath": "/a", "keyData": "YQ==""#), "one of keyPath"),
+            (gpg(r#", "keyDatas": ["YQ=="]"#), "unknown field `keyDatas`"),
+            (gpg(r#", "keyPaths": []"#), "keyPaths: it is empty"),
         ];
         for (text, why) in table {
             let refused = Policy::parse(text.as_bytes()).expect_err(text);
@@ -291,10 +300,22 @@ mod test {
     }
 
     #[test]
+    fn what_gpg_signs_is_verified_unless_the_build_is_without_it() {
+        let requirement = r#"{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/a"}"#;
+        match serde_json::from_str(requirement) {
+            Ok(Requirement::Signed(_)) => assert!(cfg!(feature = "gpg")),
+            Ok(Requirement::Unsupported(what)) => {
+                assert!(!cfg!(feature = "gpg") && what.contains("without GPG"), "{what}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn what_cannot_be_verified_is_read_and_named() {
         for (requirement, named) in [
             (
-                r#"{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/a"}"#,
+                r#"{"type": "signedBy", "keyType": "signedByX509CAs", "keyPath": "/a"}"#,
                 "signedBy",
             ),
             (

@@ -15,8 +15,11 @@ use super::{
     authority::Authority,
     identity::Identity,
     key::Key,
+    openpgp::{self, Keyring},
+    signature::Place,
     signers::{NamedKey, Signers, Who},
 };
+use crate::model::Timestamp;
 
 /// One thing that is demanded.
 #[derive(Debug, Deserialize)]
@@ -24,14 +27,14 @@ use super::{
 pub enum Requirement {
     AcceptAnything,
     Reject,
-    Sigstore(Sigstore),
+    Signed(Signed),
     /// What this build cannot verify. Read, so that images of other scopes can be had; nothing fulfils it.
     Unsupported(String),
 }
 
-/// A signature as cosign attaches them, for an image of this identity.
+/// A signature as cosign attaches them or as GPG makes them, for an image of this identity.
 #[derive(Debug)]
-pub struct Sigstore {
+pub struct Signed {
     by: By,
     /// Keys of the logs one of which has to have it; `None`: none has to.
     logs: Option<Vec<Source>>,
@@ -43,9 +46,18 @@ pub struct Sigstore {
 enum By {
     Keys(Vec<Source>),
     Fulcio { ca: Source, issuer: String, email: String },
+    Gpg(Vec<Source>),
 }
 
-impl Sigstore {
+impl Signed {
+    /// Where such signatures are looked for.
+    pub fn places(&self) -> &'static [Place] {
+        match self.by {
+            By::Keys(_) | By::Fulcio { .. } => Place::SIGSTORE,
+            By::Gpg(_) => Place::GPG,
+        }
+    }
+
     /// Reads the keys and certificates.
     ///
     /// # Errors
@@ -59,6 +71,7 @@ impl Sigstore {
                 issuer: issuer.clone(),
                 email: email.clone(),
             }),
+            By::Gpg(sources) => Who::Keyring(keyring(sources)?),
         };
         let logs = self.logs.as_deref().map(keys).transpose()?;
         Ok(Signers { who, logs })
@@ -74,6 +87,12 @@ fn keys(sources: &[Source]) -> Result<Vec<NamedKey>, String> {
     sources.iter().map(read).collect()
 }
 
+fn keyring(sources: &[Source]) -> Result<Keyring, String> {
+    let read = |source: &Source| Ok((source.to_string(), source.read()?));
+    let files: Vec<_> = sources.iter().map(read).collect::<Result<_, String>>()?;
+    Keyring::new(&files, Timestamp::now().seconds())
+}
+
 fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = source.read()?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -84,18 +103,18 @@ fn certificates(source: &Source) -> Result<Vec<CertificateDer<'static>>, String>
     }
 }
 
-/// Where the policy has PEM from.
+/// Where the policy has PEM or a keyring from.
 #[derive(Debug)]
 enum Source {
     Path { key: &'static str, path: PathBuf },
-    Data { key: &'static str, pem: Vec<u8> },
+    Data { key: &'static str, bytes: Vec<u8> },
 }
 
 impl Source {
     fn read(&self) -> Result<Vec<u8>, String> {
         match self {
             Self::Path { path, .. } => std::fs::read(path).map_err(|error| format!("{self}: {error}")),
-            Self::Data { pem, .. } => Ok(pem.clone()),
+            Self::Data { bytes, .. } => Ok(bytes.clone()),
         }
     }
 }
@@ -135,9 +154,8 @@ enum RequirementJson {
         #[serde(default)]
         signed_identity: Identity,
     },
-    #[expect(dead_code, reason = "read for their form only")]
     SignedBy {
-        key_type: String,
+        key_type: KeyType,
         key_path: Option<PathBuf>,
         key_paths: Option<Vec<PathBuf>>,
         key_data: Option<String>,
@@ -148,6 +166,26 @@ enum RequirementJson {
     SignedBaseLayer {
         base_layer_identity: Identity,
     },
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+enum KeyType {
+    GpgKeys,
+    /// What a policy may say, and no tool verifies.
+    Other(String),
+}
+
+impl TryFrom<String> for KeyType {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "GPGKeys" => Ok(Self::GpgKeys),
+            "signedByGPGKeys" | "X509Certificates" | "signedByX509CAs" => Ok(Self::Other(name)),
+            _ => Err(format!("keyType: {name:?} is unknown")),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -176,7 +214,29 @@ impl TryFrom<RequirementJson> for Requirement {
         match json {
             RequirementJson::InsecureAcceptAnything {} => Ok(Self::AcceptAnything),
             RequirementJson::Reject {} => Ok(Self::Reject),
-            RequirementJson::SignedBy { .. } => Ok(Self::Unsupported("signedBy (GPG)".into())),
+            RequirementJson::SignedBy {
+                key_type,
+                key_path,
+                key_paths,
+                key_data,
+                signed_identity,
+            } => {
+                let by = only([
+                    key_path.map(|path| paths("keyPath", vec![path])),
+                    key_paths.map(|all| paths("keyPaths", all)),
+                    key_data.map(|data| datas("keyData", vec![data])),
+                ]);
+                let by = by.map_err(|_| "one of keyPath, keyPaths and keyData must be there, and one only")??;
+                match key_type {
+                    KeyType::GpgKeys if openpgp::IS_BUILT_IN => Ok(Self::Signed(Signed {
+                        by: By::Gpg(by),
+                        logs: None,
+                        identity: signed_identity,
+                    })),
+                    KeyType::GpgKeys => Ok(Self::Unsupported("signedBy, in a build without GPG,".into())),
+                    KeyType::Other(name) => Ok(Self::Unsupported(format!("signedBy with keys of type {name}"))),
+                }
+            }
             RequirementJson::SignedBaseLayer { .. } => Ok(Self::Unsupported("signedBaseLayer".into())),
             RequirementJson::SigstoreSigned {
                 key_path,
@@ -228,7 +288,7 @@ impl TryFrom<RequirementJson> for Requirement {
                     (By::Fulcio { .. }, None) => {
                         Err("fulcio: a log's key has to be there too, as rekorPublicKey…".into())
                     }
-                    _ => Ok(Self::Sigstore(Sigstore {
+                    _ => Ok(Self::Signed(Signed {
                         by,
                         logs,
                         identity: signed_identity,
@@ -276,7 +336,7 @@ fn paths(key: &'static str, all: Vec<PathBuf>) -> Result<Vec<Source>, String> {
 
 fn datas(key: &'static str, all: Vec<String>) -> Result<Vec<Source>, String> {
     let source = |data: String| match STANDARD.decode(&data) {
-        Ok(pem) => Ok(Source::Data { key, pem }),
+        Ok(bytes) => Ok(Source::Data { key, bytes }),
         Err(error) => Err(format!("{key}: it is not base64: {error}")),
     };
     not_empty(key, all.into_iter().map(source).collect::<Result<_, _>>()?)

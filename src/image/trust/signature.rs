@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{bundle, cosign, signers::Signers};
+use super::{bundle, cosign, gpg, signers::Signers};
 use crate::image::{
     content::sha256,
     manifest::Descriptor,
@@ -16,6 +16,7 @@ use crate::image::{
 pub enum Signature {
     Cosign(cosign::Signature),
     Bundle(bundle::Bundle),
+    Gpg(gpg::Signature),
 }
 
 /// What a signature says.
@@ -36,7 +37,13 @@ impl Signature {
         match self {
             Self::Cosign(signature) => signature.claim(signers),
             Self::Bundle(bundle) => bundle.claim(signers),
+            Self::Gpg(signature) => signature.claim(signers),
         }
+    }
+
+    /// Whether it is of a kind that the signers could have made.
+    pub fn is_for(&self, signers: &Signers) -> bool {
+        matches!(self, Self::Gpg(_)) == signers.use_gpg()
     }
 }
 
@@ -47,10 +54,16 @@ pub enum Place {
     Tag,
     /// Manifests that refer to the signed one: what cosign 3 writes.
     Referrers,
+    /// A storage beside the registry, of which `registries.d` knows: GPG's.
+    Lookaside,
+    /// An API that some registries have for GPG's.
+    Extension,
 }
 
 impl Place {
-    pub const ALL: [Self; 2] = [Self::Tag, Self::Referrers];
+    pub const ALL: [Self; 4] = [Self::Tag, Self::Referrers, Self::Lookaside, Self::Extension];
+    pub const SIGSTORE: &[Self] = &[Self::Tag, Self::Referrers];
+    pub const GPG: &[Self] = &[Self::Lookaside, Self::Extension];
 }
 
 /// Signatures of an image, and why others that are there are none.
@@ -77,6 +90,23 @@ impl Signatures {
                     self.fetch_manifest(session, digest, &manifest.digest).await?;
                 }
                 Ok(())
+            }
+            Place::Lookaside => {
+                self.take_gpg(&session.lookaside(digest, MOST_SIGNATURES).await?);
+                Ok(())
+            }
+            Place::Extension => {
+                self.take_gpg(&session.extension_signatures(digest).await?);
+                Ok(())
+            }
+        }
+    }
+
+    fn take_gpg(&mut self, found: &[Vec<u8>]) {
+        for bytes in found.iter().take(MOST_SIGNATURES) {
+            match gpg::Signature::of(bytes) {
+                Ok(signature) => self.usable.push(Signature::Gpg(signature)),
+                Err(why) => self.unusable.push(why),
             }
         }
     }

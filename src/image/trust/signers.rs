@@ -1,9 +1,9 @@
-//! Whose signatures count: who holds one of some keys, or a certificate that an authority gave to an identity; and
-//! whether a log has to know of the signature.
+//! Whose signatures count: who holds one of some keys, or a certificate that an authority gave to an identity, or a key of
+//! a GPG keyring; and whether a log has to know of the signature.
 //!
-//! Source: containers-policy.json(5), "sigstoreSigned".
+//! Source: containers-policy.json(5), "sigstoreSigned", "signedBy".
 
-use super::{authority::Authority, key::Key, log::Entry};
+use super::{authority::Authority, key::Key, log::Entry, openpgp::Keyring};
 
 /// What a requirement demands of who signs.
 pub struct Signers {
@@ -15,6 +15,7 @@ pub struct Signers {
 pub enum Who {
     Keys(Vec<NamedKey>),
     Certified(Authority),
+    Keyring(Keyring),
 }
 
 /// A key with where the policy has it from.
@@ -34,6 +35,22 @@ pub struct Made<'a> {
 }
 
 impl Signers {
+    /// Whether it is GPG that they sign with.
+    pub fn use_gpg(&self) -> bool {
+        matches!(self.who, Who::Keyring(_))
+    }
+
+    /// What is in a message that GPG signed, and who made it, in words.
+    ///
+    /// # Errors
+    /// Why it was made by nobody who counts.
+    pub fn open(&self, message: &[u8]) -> Result<(Vec<u8>, String), String> {
+        match &self.who {
+            Who::Keyring(keyring) => keyring.open(message),
+            Who::Keys(_) | Who::Certified(_) => Err("a signature is one of GPG".into()),
+        }
+    }
+
     /// Who made a signature, in words.
     ///
     /// # Errors
@@ -60,6 +77,7 @@ impl Signers {
                     false => Err("a signature was not made by its certificate's key".into()),
                 }
             }
+            Who::Keyring(_) => Err("a signature is none of GPG".into()),
         }
     }
 

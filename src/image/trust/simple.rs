@@ -2,16 +2,16 @@
 //!
 //! Source: containers-signature(5), "The JSON format", as strict as containers/image reads it.
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::signature::Claim;
 
-/// What a payload of this kind says.
+/// What a payload of this kind says, if what it may say besides is an `Optional`.
 ///
 /// # Errors
 /// Why it says nothing.
-pub fn claim(payload: &[u8], kind: &str) -> Result<Claim, String> {
-    let payload: PayloadJson =
+pub fn claim<Optional: DeserializeOwned>(payload: &[u8], kind: &str) -> Result<Claim, String> {
+    let payload: PayloadJson<Optional> =
         serde_json::from_slice(payload).map_err(|error| format!("a signed payload is malformed: {error}"))?;
     let critical = payload.critical;
     if critical.kind != kind {
@@ -25,10 +25,10 @@ pub fn claim(payload: &[u8], kind: &str) -> Result<Claim, String> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PayloadJson {
+struct PayloadJson<Optional> {
     critical: CriticalJson,
     #[serde(rename = "optional")]
-    _optional: IgnoredAny,
+    _optional: Optional,
 }
 
 #[derive(Deserialize)]

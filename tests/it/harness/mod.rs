@@ -94,6 +94,7 @@ impl Node {
         fs::write(dir.path().join("registries.conf"), "").expect("registries.conf");
         let image = format!(
             "hosts_dir = \"{place}/hosts\"\nregistries_conf = \"{place}/registries.conf\"\n\
+             registries_dir = \"{place}/registries.d\"\n\
              auth_file = \"{place}/auth.json\"\nnamespaced_auth_dir = \"{place}/auth.d\"\n{}",
             Driver::of_tests().workers(ledger.cgroup())
         );
