@@ -18,7 +18,7 @@ programs=(
 # In the guest. Kernel modules are loaded on demand; busybox serves the first file system and the power switch.
 packages=(
     systemd-sysv udev kmod busybox-static linux-image-cloud-amd64
-    docker-registry iproute2 nftables apparmor util-linux procps iputils-ping crun openssl ca-certificates
+    docker-registry iproute2 nftables apparmor util-linux procps iputils-ping crun openssl gnupg ca-certificates
     # For critest: the script that runs it, and what it loads its AppArmor profiles with.
     python3 sudo
     # The runtime that a node's start is compared with.
