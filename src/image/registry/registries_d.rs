@@ -261,8 +261,9 @@ docker:
 
     #[test]
     fn a_file_that_is_wrong_is_named_with_its_key() {
-        let section = "docker: {r.test: {lookaside: file:///a}}";
-        let table: &[(&[(&str, &str)], &[&str])] = &[
+        const SECTION: &str = "docker: {r.test: {lookaside: file:///a}}";
+        type Files = &'static [(&'static str, &'static str)];
+        let table: &[(Files, &[&str])] = &[
             (&[("a.yaml", "docker: [")], &["a.yaml: while parsing", "line 2"]),
             (&[("a.yaml", "- 1")], &["a.yaml", "it: it is not a mapping"]),
             (&[("a.yaml", "docker: 1")], &["docker: it is not a mapping"]),
@@ -280,7 +281,7 @@ docker:
                 &["default-docker: sigstore: it is not a string"],
             ),
             (
-                &[("a.yaml", section), ("b.yaml", section)],
+                &[("a.yaml", SECTION), ("b.yaml", SECTION)],
                 &["b.yaml", r#"docker."r.test": it is in"#, "a.yaml as well"],
             ),
             (

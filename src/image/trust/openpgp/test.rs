@@ -1,5 +1,7 @@
 //! Against what GnuPG 2.2 made (`vectors/make.sh`), and takes for good or not itself.
 
+use std::slice;
+
 use pgp::{
     composed::{Deserializable, SignedPublicKey, SignedPublicSubKey, SignedSecretKey},
     crypto::hash::HashAlgorithm,
@@ -271,8 +273,8 @@ fn what_a_key_says_of_itself_last_counts() {
     refused(&[&second, &first], message, LATER, "is not for signing");
     // A name that was taken back says nothing any more; it may come again.
     let revoked = thief.named(SOON as u32, SignatureType::CertRevocation, Vec::new());
-    refused(&[&says(&[revoked.clone()])], message, LATER, "has not signed itself");
-    let taken_back = says(&[revoked.clone()]);
+    let taken_back = says(slice::from_ref(&revoked));
+    refused(&[&taken_back], message, LATER, "has not signed itself");
     refused(&[&first, &taken_back], message, LATER, "has not signed itself");
     open(&[&says(&[revoked, sign(new)])], message, LATER).unwrap();
     // What is not understood, and what has expired by then.
@@ -294,9 +296,9 @@ fn what_a_key_says_of_itself_last_counts() {
     let short = SubpacketData::SignatureExpirationTime(Duration::from_secs(10));
     let mut expiring = certify(new).config().unwrap().clone();
     expiring.hashed_subpackets.push(Subpacket::regular(short).unwrap());
-    let expiring = thief.name(expiring);
-    refused(&[&says(&[expiring.clone()])], message, SOON, "is not for signing");
-    open(&[&says(&[expiring])], message, LATER).unwrap();
+    let expiring = says(&[thief.name(expiring)]);
+    refused(&[&expiring], message, SOON, "is not for signing");
+    open(&[&expiring], message, LATER).unwrap();
 }
 
 #[test]

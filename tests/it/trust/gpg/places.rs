@@ -97,12 +97,12 @@ fn signatures_are_had_by_the_name_that_a_copy_has_as_well() {
         &format!("docker: {{vendor.example: {{lookaside: \"file://{there}\"}}, {local:?}: {{lookaside: \"file://{here}\"}}}}\n"),
     );
     refused(scene.stage.pull_name(image, ""), "there is none");
-    let signature = gpg.sign(&payload(&digest, image), &key, &[]);
-    scene.store(REPOSITORY, &digest, &[signature.clone()]);
+    let signature = [gpg.sign(&payload(&digest, image), &key, &[])];
+    scene.store(REPOSITORY, &digest, &signature);
     scene.stage.pull_name(image, "").expect("by the copy's name");
     scene.store(REPOSITORY, &digest, &[]);
     refused(scene.stage.pull_name(image, ""), "there is none");
-    store_in(&elsewhere, "shell", &digest, &[signature]);
+    store_in(&elsewhere, "shell", &digest, &signature);
     scene.stage.pull_name(image, "").expect("by its own name");
 }
 
