@@ -30,7 +30,7 @@ use tokio::{
 use super::{
     RegistryError, STALL,
     client::{Client, Part, why},
-    more_telling,
+    session::more_telling,
     traffic::{PIECE, Traffic},
 };
 use crate::image::shares::{Asker, Place};

@@ -15,12 +15,12 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
 use super::{
-    Capability, Client, FileError, MOST_MANIFEST, RegistryError, Session,
+    Capability, Client, FileError, RegistryError, Session,
     blob::in_turn,
-    body, client,
+    client,
     hosts::Endpoint,
-    more_telling,
     registries_d::{Lookaside, RegistriesD},
+    session::{MOST_MANIFEST, body, more_telling},
 };
 use crate::image::reference::Reference;
 
