@@ -70,3 +70,57 @@ const KIND: &str = "atomic container signature";
 const PREFIX: &[u8] = b"\0simple-signing\n";
 /// Most bytes of a message: an honest one has some hundred.
 const MOST: usize = 16 << 10;
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn what_gpg_signed_is_read_as_strictly_as_containers_image_does() {
+        let critical = |kind: &str| {
+            format!(
+                r#"{{"type": "{kind}", "image": {{"docker-manifest-digest": "sha256:a"}},
+                "identity": {{"docker-reference": "r.test/x:1"}}}}"#
+            )
+        };
+        let payload = |optional: &str| format!(r#"{{"critical": {}, "optional": {optional}}}"#, critical(KIND));
+        let other = format!(r#"{{"critical": {}, "optional": {{}}}}"#, critical("another"));
+        let table = [
+            (payload("{}"), ""),
+            (payload(r#"{"creator": "a", "timestamp": 1769904000, "x": [1]}"#), ""),
+            (payload(r#"{"timestamp": 1.769904e9}"#), ""),
+            (payload(r#"{"timestamp": 1.5}"#), "optional.timestamp"),
+            (payload(r#"{"timestamp": "1"}"#), "optional.timestamp"),
+            (payload(r#"{"creator": 1}"#), "optional.creator"),
+            (payload(r#"{"x": 1, "x": 1}"#), "there twice"),
+            (payload("null"), "malformed"),
+            (payload("[]"), "malformed"),
+            (payload(r#"{}, "x": 1"#), "unknown field `x`"),
+            (payload("{}") + "{}", "trailing"),
+            (
+                format!(r#"{{"critical": {}}}"#, critical(KIND)),
+                "missing field `optional`",
+            ),
+            (other, r#"is a "another""#),
+        ];
+        for (payload, why) in table {
+            match simple::claim::<OptionalJson>(payload.as_bytes(), KIND) {
+                Ok(claim) => assert!(why.is_empty() && claim.documents == ["sha256:a"], "{payload}"),
+                Err(told) => assert!(!why.is_empty() && told.contains(why), "{payload}: {told}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_signature_may_say_of_which_format_it_is() {
+        assert_eq!(Signature::of(b"\0simple-signing\nabc"), Signature::of(b"abc"));
+        for (bytes, why) in [
+            (&b""[..], "empty"),
+            (b"\0simple-signing\n", "empty"),
+            (&[0x90; MOST + 1], "has 16385 bytes"),
+        ] {
+            let told = Signature::of(bytes).unwrap_err();
+            assert!(told.contains(why), "{why}: {told}");
+        }
+    }
+}
