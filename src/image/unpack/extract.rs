@@ -18,8 +18,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-        fsetxattr, fstat, linkat, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat,
+        chownat, fsetxattr, fstat, linkat, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
@@ -110,7 +110,7 @@ impl Sink for Extractor<'_> {
 impl Extractor<'_> {
     fn root(&mut self, entry: &mut Entry<'_, impl Read>, place: &Place) -> Result<(), UnpackError> {
         let target = self.target.as_fd().try_clone_to_owned()?;
-        self.attributes(&target, OsStr::new("."), entry, place)?;
+        self.attributes(&target, OsStr::new("."), entry, place, None)?;
         self.folder(place, entry)
     }
 
@@ -219,7 +219,7 @@ impl Extractor<'_> {
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let create = || openat(parent, name, flags, Mode::from_raw_mode(0o600));
+                let create = || openat(parent, name, flags, Mode::from_raw_mode(mode(entry) & 0o777));
                 let file = match create() {
                     Err(Errno::EXIST) => {
                         self.clear(parent, name, path, place)?;
@@ -233,8 +233,9 @@ impl Extractor<'_> {
                     _ => copy(entry, &mut file, &mut self.piece),
                 };
                 let written = copied.and_then(|()| file.finish());
-                let (inode, checksum) = written.map_err(|source| place.unwritten(source))?;
-                self.done.written.add(inode, checksum);
+                let (made, checksum) = written.map_err(|source| place.unwritten(source))?;
+                self.done.written.add(made.st_ino, checksum);
+                return self.attributes(parent, name, entry, place, Some(made));
             }
             EntryType::Symlink => {
                 let to = place.link(entry)?;
@@ -254,7 +255,7 @@ impl Extractor<'_> {
             EntryType::XGlobalHeader => return Ok(()),
             _ => return Err(place.refuse("entry of an unknown type")),
         }
-        self.attributes(parent, name, entry, place)
+        self.attributes(parent, name, entry, place, None)
     }
 
     /// A hard link within the layer. The entry's own mode and owner are not applied: they belong to the shared inode,
@@ -305,22 +306,29 @@ impl Extractor<'_> {
         }
     }
 
-    /// Owner first, as that clears setuid bits and file capabilities; then mode, extended attributes, times.
+    /// Owner first, as that clears setuid bits and file capabilities; then mode, extended attributes, times. What a new file
+    /// has already as it was `made` is not set: each change is one more of the file system's journal.
     fn attributes(
         &self,
         parent: &OwnedFd,
         name: &OsStr,
         entry: &mut Entry<'_, impl Read>,
         place: &Place,
+        made: Option<Stat>,
     ) -> Result<(), UnpackError> {
         let (uid, gid) = place.owner(entry)?;
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(place.fail("own"))?;
+        let made = made.filter(|made| (made.st_uid, made.st_gid) == (uid, gid));
+        if made.is_none() {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(place.fail("own"))?;
+        }
         let kind = entry.header().entry_type();
         let times = times(entry);
         if !kind.is_symlink() {
             let mode = Mode::from_raw_mode(mode(entry));
-            chmodat(parent, name, mode, AtFlags::empty()).map_err(place.fail("set the mode of"))?;
+            if made.is_none_or(|made| Mode::from_raw_mode(made.st_mode) != mode) {
+                chmodat(parent, name, mode, AtFlags::empty()).map_err(place.fail("set the mode of"))?;
+            }
             extend(parent, name, &attributes(entry)?).map_err(place.fail("set an attribute of"))?;
         }
         if kind != EntryType::Directory {
@@ -369,9 +377,9 @@ impl Summed {
         self.file.seek_relative(zeros.len() as i64)
     }
 
-    /// Its inode's number and its checksum.
-    fn finish(self) -> io::Result<(u64, u32)> {
-        Ok((fstat(&self.file)?.st_ino, self.checksum.finalize()))
+    /// What it is now, and its checksum.
+    fn finish(self) -> io::Result<(Stat, u32)> {
+        Ok((fstat(&self.file)?, self.checksum.finalize()))
     }
 }
 
