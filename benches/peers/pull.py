@@ -4,8 +4,9 @@
     benches/peers/pull.py [--only NAME,...] [--rounds N] [--images NAME,...] [--json FILE]
 
 Every round starts each runtime anew with an empty folder, pulls by `crictl` over the socket that a kubelet would use, and writes
-what is left in memory to the disk: that counts. `ten` is ten images asked for at once; `floor` is no runtime but what none can do
-without (benches/pull_floor.rs). Nothing is deleted before the end: ext4 is slower for minutes where inodes were freed. Memory is
+what is left in memory to the disk: that counts. `inro-erofs` is inro with layers as EROFS images. `ten` is ten images asked
+for at once; `floor` is no runtime but what none can do without (benches/pull_floor.rs). Nothing is deleted before the end: ext4
+is slower for minutes where inodes were freed, so nor should there be in the minutes before. Memory is
 the most of all processes of the runtime together (PSS), in rounds of their own, for looking at it takes time.
 
 Needs root, `benches/pull/images.py target/pull-images`, and what `benches/peers/run.py` needs.

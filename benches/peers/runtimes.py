@@ -11,6 +11,9 @@ import servers  # noqa: E402
 NAMES = ["inro", "containerd-runc", "containerd-crun", "crio-crun"]
 # Another revision of inro, for what a change gives; measured when it is named.
 BEFORE = "inro-before"
+# inro with layers as EROFS images; measured when it is named.
+EROFS = "inro-erofs"
+ALL = [*NAMES, BEFORE, EROFS]
 PEERS = f"{servers.TOOLS}/peers"
 
 
@@ -18,15 +21,15 @@ def missing(names):
     """What is not there, and what to do about it; nothing when all is."""
     if os.geteuid() != 0:
         return "needs root: it makes namespaces, mounts and cgroups"
-    if unknown := set(names) - {*NAMES, BEFORE}:
-        return f"no runtime is called {', '.join(sorted(unknown))}: there are {', '.join([*NAMES, BEFORE])}"
-    if "inro" in names and not os.path.exists(servers.INRO):
+    if unknown := set(names) - {*ALL}:
+        return f"no runtime is called {', '.join(sorted(unknown))}: there are {', '.join(ALL)}"
+    if {"inro", EROFS} & set(names) and not os.path.exists(servers.INRO):
         return f"{servers.INRO} is missing: build it, or name another in INRO_BIN"
     if BEFORE in names and not os.path.exists(os.environ.get("INRO_BEFORE", "")):
         return f"{BEFORE} is the program that INRO_BEFORE names: there is none"
     if not os.path.exists(f"{servers.IMAGES}/registry"):
         return f"{servers.IMAGES} is missing: run tests/run once, or tests/images/build.py"
-    if set(names) <= {"inro", BEFORE}:
+    if set(names) <= {"inro", BEFORE, EROFS}:
         return None
     if not os.path.exists(f"{PEERS}/version"):
         return f"{PEERS} is missing or half built: run benches/peers/build.sh"
@@ -40,7 +43,7 @@ def start(name, work):
     Images and containers' files are below `work`, which is on a disk; sockets and states in /run, which is not. Each has a
     bridge and addresses of its own. Beside `work/hosts` the registry is in `work/registries.conf`.
     """
-    number, state = [*NAMES, BEFORE].index(name), f"/run/{name}"
+    number, state = ALL.index(name), f"/run/{name}"
     place = {
         "folder": f"{work}/{name}", "state": state, "socket": f"{state}/cri.sock", "hosts": f"{work}/hosts",
         "bridge": f"peers{number}", "subnet": f"10.89.{240 + number}.0/24", "peers": PEERS,
@@ -52,7 +55,8 @@ def start(name, work):
 
 
 def inro(place, which):
-    servers.write(f"{place['folder']}/config.toml", INRO.format(**place))
+    snapshotter = 'snapshotter = "erofs"' if which == "erofs" else ""
+    servers.write(f"{place['folder']}/config.toml", INRO.format(snapshotter=snapshotter, **place))
     program = os.environ["INRO_BEFORE"] if which == "before" else servers.INRO
     return [program, "serve", "--config", f"{place['folder']}/config.toml"]
 
@@ -89,6 +93,7 @@ state = "{state}"
 listen = "unix://{socket}"
 [image]
 hosts_dir = "{hosts}"
+{snapshotter}
 [net]
 bridge = "{bridge}"
 subnet = "{subnet}"
