@@ -20,7 +20,7 @@ mod identity;
 mod key;
 mod log;
 #[cfg_attr(not(feature = "gpg"), path = "no_openpgp.rs")]
-mod openpgp;
+pub mod openpgp;
 pub mod policy;
 mod requirement;
 mod signature;
