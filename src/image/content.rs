@@ -5,6 +5,8 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use rustix::fs::{CWD, RenameFlags, XattrFlags, fsetxattr, renameat, renameat_with, syncfs};
@@ -77,7 +79,7 @@ impl Content {
         for entry in fs::read_dir(&tmp).map_err(io("list", &tmp))? {
             let path = entry.map_err(io("list", &tmp))?.path();
             let removed = if path.is_dir() {
-                fs::remove_dir_all(&path)
+                remove_tree(&path)
             } else {
                 fs::remove_file(&path)
             };
@@ -225,7 +227,7 @@ impl Content {
         match fs::rename(path, &trash) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(io("remove", path)(source)),
-            Ok(()) => fs::remove_dir_all(&trash).map_err(io("remove", &trash)),
+            Ok(()) => remove_tree(&trash).map_err(io("remove", &trash)),
         }
     }
 }
@@ -247,12 +249,29 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.path.exists()
-            && let Err(error) = fs::remove_dir_all(&self.path)
+            && let Err(error) = remove_tree(&self.path)
         {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove; the next start will");
         }
     }
 }
+
+/// Removes a folder that a worker may still write into: the one of a daemon that was killed ends a moment after its input.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let mut wait = Duration::from_millis(1);
+    loop {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && wait < LONGEST_WAIT => {
+                thread::sleep(wait);
+                wait *= 2;
+            }
+            removed => return removed,
+        }
+    }
+}
+
+/// Doubled from a millisecond on, that is four seconds in all.
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
 
 /// Source: OCI image-spec, "Layer ChainID".
 pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
@@ -317,3 +336,6 @@ pub fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> ImageError
         source,
     }
 }
+
+#[cfg(test)]
+mod test;
