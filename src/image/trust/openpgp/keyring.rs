@@ -12,6 +12,7 @@ use pgp::{
 use super::{
     certificate::{Certificate, Part, id},
     message::{self, Message},
+    told,
 };
 
 /// Keys as they are at a time.
@@ -51,7 +52,7 @@ impl Keyring {
             let packet = match packet {
                 Ok(packet) => packet,
                 Err(error) if is_of_the_future(&error) => continue,
-                Err(error) => return Err(format!("it is not an OpenPGP keyring: {error}")),
+                Err(error) => return Err(format!("it is not an OpenPGP keyring: {}", told(&error))),
             };
             match (packet, at) {
                 (Packet::PublicKey(key), _) => {
@@ -182,7 +183,7 @@ fn unarmored(text: &str) -> Result<Vec<u8>, String> {
     let mut block = Vec::new();
     match Dearmor::new(&text.as_bytes()[..end]).read_to_end(&mut block) {
         Ok(_) => Ok(block),
-        Err(error) => Err(format!("its armor is malformed: {error}")),
+        Err(error) => Err(format!("its armor is malformed: {}", told(&error))),
     }
 }
 

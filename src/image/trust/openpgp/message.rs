@@ -1,11 +1,13 @@
 //! A signed message: one signature, and what it is over.
 
-use std::io::Read;
+use std::{fmt::Display, io::Read};
 
 use pgp::{
     crypto::hash::HashAlgorithm,
     packet::{CompressedData, Packet, PacketParser, Signature, SignatureType, SubpacketData},
 };
+
+use super::told;
 
 /// Unverified.
 pub struct Message {
@@ -39,14 +41,17 @@ impl Message {
     }
 }
 
+fn malformed(error: &dyn Display) -> String {
+    format!("a GPG signature is malformed: {}", told(error))
+}
+
 fn packets(bytes: &[u8]) -> Result<Vec<Packet>, String> {
     PacketParser::new(bytes)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("a GPG signature is malformed: {error}"))
+        .map_err(|error| malformed(&error))
 }
 
 fn decompressed(packet: &CompressedData) -> Result<Vec<u8>, String> {
-    let malformed = |error: &dyn std::fmt::Display| format!("a GPG signature is malformed: {error}");
     let mut bytes = Vec::new();
     let reader = packet.decompress().map_err(|error| malformed(&error))?;
     let length = reader.take(MOST + 1).read_to_end(&mut bytes);

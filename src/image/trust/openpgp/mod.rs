@@ -13,7 +13,16 @@ mod message;
 #[cfg(test)]
 mod test;
 
+use std::fmt::Display;
+
 pub use keyring::Keyring;
+
+use crate::image::reference::shortened;
 
 /// Whether keyrings can be read.
 pub const IS_BUILT_IN: bool = true;
+
+/// What `pgp` says, in few words: it adds how it came there.
+fn told(error: &dyn Display) -> String {
+    shortened(&error.to_string())
+}

@@ -2,6 +2,7 @@
 
 use std::slice;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use pgp::{
     composed::{Deserializable, SignedPublicKey, SignedPublicSubKey, SignedSecretKey},
     crypto::hash::HashAlgorithm,
@@ -443,4 +444,19 @@ impl Thief {
             .sign_certification(key, key.public_key(), &Password::empty(), Tag::UserId, id)
             .unwrap()
     }
+}
+
+/// Found by the fuzz target: `pgp` told of it with a backtrace.
+#[test]
+fn what_is_malformed_is_told_in_few_words() {
+    let message = concat!(
+        "iI0EABYIADUWIQRNVjWJszVQidjbOnFIaUYonO8jzwUCaX6XgBccZWQyNTUxOUBzaWduLmRlYnVnX3JuZ2xpc3RzZWQuZXhhbXBs",
+        "ZQAKCRBIaUYonO8jz//mAP40Px3iWx3Fi/g0Rso5JRjuEoomSkGCZBUj5b0/eAkZTQD8Ct86T7J1uecAiIuJ+0RlkFpK27hWu6CExTQRjR7zkA0=",
+    );
+    let message = STANDARD.decode(message).unwrap();
+    let told = open(&[vector!("both.pgp")], &message, LATER).unwrap_err();
+    assert!(
+        told.starts_with("a GPG signature is malformed: ") && told.len() < 200,
+        "{told}"
+    );
 }
