@@ -5,9 +5,11 @@
 
 Every round starts each runtime anew with an empty folder, pulls by `crictl` over the socket that a kubelet would use, and writes
 what is left in memory to the disk: that counts. `inro-erofs` is inro with layers as EROFS images. `ten` is ten images asked
-for at once; `floor` is no runtime but what none can do without (benches/pull_floor.rs). Nothing is deleted before the end: ext4
-is slower for minutes where inodes were freed, so nor should there be in the minutes before. Memory is
-the most of all processes of the runtime together (PSS), in rounds of their own, for looking at it takes time.
+for at once. Two are no runtimes but what none can do without: `floor` reads, hashes, decompresses and writes the layers
+(benches/pull_floor.rs), `wire` has the registry send them, to as many connections as inro unpacks layers. Nothing is deleted before
+the end: ext4 is slower for minutes where inodes were freed, so nor should there be in the minutes before. Before each pull so much
+memory is touched as it may take: a hypervisor that takes back what is free gives it again slowly, page by page, to whoever comes first.
+Memory is the most of all processes of the runtime together (PSS), in rounds of their own, for looking at it takes time.
 
 Needs root, `benches/pull/images.py target/pull-images`, and what `benches/peers/run.py` needs.
 """
@@ -15,7 +17,9 @@ Needs root, `benches/pull/images.py target/pull-images`, and what `benches/peers
 import argparse
 import concurrent.futures
 import glob
+import http.client
 import json
+import mmap
 import os
 import signal
 import statistics
@@ -33,21 +37,24 @@ from store import blob_path  # noqa: E402
 
 IMAGES = f"{servers.TARGET}/pull-images"
 TEN = [f"ten-{n}" for n in range(10)]
-FLOOR = "floor"
+FLOOR, WIRE = "floor", "wire"
+NO_RUNTIMES = [FLOOR, WIRE]
+# Times what is in an image, in bytes: its files, blobs beside them, and some.
+TOUCHED = 3
 
 
 def main():
     arguments = parse_arguments()
     names = arguments.only.split(",")
-    if missing := runtimes.missing([name for name in names if name != FLOOR]):
+    if missing := runtimes.missing([name for name in names if name not in NO_RUNTIMES]):
         sys.exit(f"peers: {missing}")
     if not os.path.exists(f"{IMAGES}/images.json"):
         sys.exit(f"peers: {IMAGES} is missing: run benches/pull/images.py {IMAGES}")
     if not arguments.inside:
         sys.exit(isolation.run_inside([sys.executable, __file__, *sys.argv[1:]]))
     isolation.prepare(arguments.inside)
-    servers.start_registry(arguments.inside, IMAGES)
-    rounds = Rounds(arguments.inside, json.load(open(f"{IMAGES}/images.json")))
+    registry = servers.start_registry(arguments.inside, IMAGES)
+    rounds = Rounds(arguments.inside, registry.pid, json.load(open(f"{IMAGES}/images.json")))
     results = [measure(rounds, image, names, arguments) for image in arguments.images.split(",")]
     if arguments.json:
         json.dump(results, open(arguments.json, "w"), indent=1)
@@ -55,7 +62,7 @@ def main():
 
 def parse_arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default=",".join([*runtimes.NAMES, FLOOR]), help="of: %(default)s")
+    parser.add_argument("--only", default=",".join([*runtimes.NAMES, *NO_RUNTIMES]), help="of: %(default)s")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--memory", type=int, default=1, help="rounds in which memory is looked at")
     parser.add_argument("--images", default="six,six-zstd,tiny-1,tiny-30,ten")
@@ -74,7 +81,7 @@ def measure(rounds, image, names, arguments):
             took[name].append(seconds)
             cpu[name].append(busy)
     for name in names:
-        if name != FLOOR:
+        if name not in NO_RUNTIMES:
             memory[name] = [rounds.one(name, image, watched=True) for _ in range(arguments.memory)]
     report(image, took, cpu, memory)
     return {"image": image, "seconds": took, "cpu": cpu, "memory": memory}
@@ -91,8 +98,8 @@ def report(image, took, cpu, memory):
 
 
 class Rounds:
-    def __init__(self, work, images):
-        self.work, self.images, self.count = work, images, 0
+    def __init__(self, work, registry, images):
+        self.work, self.registry, self.images, self.count = work, registry, images, 0
 
     def one(self, name, image, watched=False):
         """Seconds, and those of CPU; where it is watched, bytes."""
@@ -103,11 +110,14 @@ class Rounds:
         os.sync()
         if name == FLOOR:
             return self.floor(work, names)
+        if name == WIRE:
+            return self.wire(names)
         for file in ("hosts", "registries.conf"):
             os.symlink(f"{self.work}/{file}", f"{work}/{file}")
         endpoint = runtimes.start(name, work)
         daemon = [pid for pid in children(os.getpid()) if comm(pid) != "docker-registry"]
         before = cpu(daemon)
+        touch_memory(TOUCHED * sum(self.images[name]["unpacked"] for name in names))
         watch = Watch(daemon) if watched else None
         began = time.monotonic()
         pull(endpoint, names)
@@ -125,10 +135,46 @@ class Rounds:
 
     def floor(self, work, names):
         layers = [blob_path(f"{IMAGES}/registry", layer) for name in names for layer in self.images[name]["layers"]]
+        touch_memory(TOUCHED * sum(self.images[name]["unpacked"] for name in names))
         before = os.times()
         out = subprocess.run([floor(), work, *layers], stdout=subprocess.PIPE, check=True, text=True).stdout
         after = os.times()
         return float(out), sum(after[2:4]) - sum(before[2:4])
+
+    def wire(self, names):
+        """Its CPU seconds are the registry's."""
+        address = open(f"{self.work}/registry.yml").read().split('addr: "')[1].split('"')[0]
+        paths = [f"/v2/library/{name}/blobs/{layer}" for name in names for layer in self.images[name]["layers"]]
+        paths, count = iter(paths), os.cpu_count() + 1
+        lock = threading.Lock()
+
+        def fetch(_):
+            connection = http.client.HTTPConnection(address)
+            while path := take():
+                connection.request("GET", path)
+                response = connection.getresponse()
+                while response.read(1 << 20):
+                    pass
+
+        def take():
+            with lock:
+                return next(paths, None)
+
+        before, began = cpu([self.registry]), time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+            list(pool.map(fetch, range(count)))
+        return time.monotonic() - began, cpu([self.registry]) - before
+
+
+def touch_memory(size):
+    """In a process that ends with it: what it had is the first to be taken again."""
+    child = os.fork()
+    if child == 0:
+        memory, piece = mmap.mmap(-1, size), b"\1" * (1 << 20)
+        for at in range(0, size, len(piece)):
+            memory.write(piece[:size - at])
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def pull(endpoint, names):

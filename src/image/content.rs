@@ -166,9 +166,18 @@ impl Content {
         durable::write_synced(&path, bytes).map_err(io("write", &path))
     }
 
-    /// Makes unpacked layers durable, marks and all, by one sync; then gives them their names, which are durable when this
-    /// returns. A name leads to a whole layer, whenever the power goes.
-    pub fn commit_layers(&self, unpacked: Vec<(String, Scratch, Unpacked)>) -> Result<(), ImageError> {
+    /// To be had before the first byte of what is to be made durable is written.
+    pub fn writes(&self) -> Result<Writes, ImageError> {
+        let file = File::open(&self.root).map_err(io("open", &self.root))?;
+        Ok(Writes {
+            root: self.root.clone(),
+            file,
+        })
+    }
+
+    /// Makes unpacked layers durable, marks and all, by one sync of all `writes`; then gives them their names, which are durable
+    /// when this returns. A name leads to a whole layer, whenever the power goes.
+    pub fn commit_layers(&self, unpacked: Vec<(String, Scratch, Unpacked)>, writes: &Writes) -> Result<(), ImageError> {
         if unpacked.is_empty() {
             return Ok(());
         }
@@ -177,7 +186,7 @@ impl Content {
             mark(&scratch, &chain_id, layer)?;
             finished.push((chain_id, scratch));
         }
-        self.sync()?;
+        writes.sync()?;
         for (chain_id, scratch) in &finished {
             let target = self.layer(chain_id);
             if self.layer_record(chain_id).is_some() {
@@ -191,16 +200,16 @@ impl Content {
     }
 
     /// Makes an unpacked layer durable that is to take the place of a damaged one.
-    pub fn finish_layer(&self, chain_id: &str, scratch: &Scratch, layer: Unpacked) -> Result<LayerRecord, ImageError> {
+    pub fn finish_layer(
+        &self,
+        chain_id: &str,
+        scratch: &Scratch,
+        layer: Unpacked,
+        writes: &Writes,
+    ) -> Result<LayerRecord, ImageError> {
         let record = mark(scratch, chain_id, layer)?;
-        self.sync()?;
+        writes.sync()?;
         Ok(record)
-    }
-
-    /// Everything that was written to the file system so far is on the disk then.
-    fn sync(&self) -> Result<(), ImageError> {
-        let root = File::open(&self.root).map_err(io("open", &self.root))?;
-        syncfs(&root).map_err(|errno| io("sync", &self.root)(errno.into()))
     }
 
     /// The names in one of the store's folders are on the disk then.
@@ -229,6 +238,26 @@ impl Content {
             Err(source) => Err(io("remove", path)(source)),
             Ok(()) => remove_tree(&trash).map_err(io("remove", &trash)),
         }
+    }
+}
+
+/// What is written to the store's file system from now on.
+///
+/// A disk's failure is told once to each descriptor that was open when it happened: to a pull's own also when the sync of
+/// another pull, or an early one of the same, was told of it before. Source: syncfs(2), "ERRORS"; kernel lib/errseq.c.
+#[derive(Debug)]
+pub struct Writes {
+    root: PathBuf,
+    file: File,
+}
+
+impl Writes {
+    /// All of it is on the disk then.
+    ///
+    /// # Errors
+    /// [`ImageError::Io`], also when some of it was lost before this was called.
+    pub fn sync(&self) -> Result<(), ImageError> {
+        syncfs(&self.file).map_err(|errno| io("sync", &self.root)(errno.into()))
     }
 }
 

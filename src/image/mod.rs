@@ -312,8 +312,8 @@ impl Images {
     pub fn open(root: &Path, config: &Config) -> Result<Self, ImageError> {
         let store = Arc::new(Store::open(root, config.snapshotter, &config.additional_stores)?);
         Ok(Self {
+            pulls: Arc::new(pull::Pulls::new(config, &store.content)?),
             store,
-            pulls: Arc::new(pull::Pulls::new(config, root)?),
             trust: Arc::new(Trust::new(config.policy.clone(), config.policy_dir.clone())),
             config: Arc::new(config.clone()),
         })

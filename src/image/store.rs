@@ -10,7 +10,7 @@ use std::{
 use super::{
     ImageError,
     additional::Additional,
-    content::{Content, Scratch, io},
+    content::{Content, Scratch, Writes, io},
     records::{ImageRecord, LayerRecord, VERSION},
     reference::Reference,
     trust::{Signature, Verdict},
@@ -346,8 +346,14 @@ impl Store {
 
     /// Puts a layer that was unpacked anew in the place of a damaged one, but not below a container, whose root it is a
     /// part of.
-    pub fn replace_layer(&self, chain_id: &str, scratch: Scratch, layer: Unpacked) -> Result<(), ImageError> {
-        let record = self.content.finish_layer(chain_id, &scratch, layer)?;
+    pub fn replace_layer(
+        &self,
+        chain_id: &str,
+        scratch: Scratch,
+        layer: Unpacked,
+        writes: &Writes,
+    ) -> Result<(), ImageError> {
+        let record = self.content.finish_layer(chain_id, &scratch, layer, writes)?;
         let mut state = self.lock();
         self.check_replaceable(&state, chain_id)?;
         self.content.swap_layer(chain_id, &scratch)?;

@@ -273,11 +273,12 @@ impl<'a> Mender<'a> {
         let _turn = images.pulls.turn(chain_id).lock_owned().await;
         let _place = images.pulls.workers.take(images.pulls.asker()).await;
         let progress = images.pulls.lone(&layer.blob);
+        let writes = images.store.content.writes()?;
         let fetched = pull::fetch_layer(images, session, layer, &progress).await?;
         let (store, chain_id) = (images.store.clone(), chain_id.to_owned());
         blocking(move || {
             let (scratch, unpacked) = fetched.settle();
-            store.replace_layer(&chain_id, scratch, unpacked)
+            store.replace_layer(&chain_id, scratch, unpacked, &writes)
         })
         .await
     }

@@ -49,3 +49,66 @@ fn open_beside_writers() {
     tells.recv().unwrap().expect("the store is opened");
     assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
 }
+
+#[test]
+fn what_the_disk_lost_is_told_to_all_who_wrote_meanwhile() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    crate::sys::thread::in_own_mount_namespace(|| {
+        run("mount", &["--make-rprivate", "/"], &[])?;
+        let room = tempfile::tempdir()?;
+        let disk = Disk::new(room.path())?;
+        let content = Content::of(&disk.place);
+        let (pull, another) = (content.writes().unwrap(), content.writes().unwrap());
+        fs::write(disk.place.join("layer"), vec![1; 4 << 20])?;
+        disk.fill()?;
+        another.sync().expect_err("the disk takes no more");
+        // Everything that could be written was, so that who begins now loses nothing.
+        content.writes().unwrap().sync().expect("nothing is left to be written");
+        pull.sync().expect_err("its file was lost");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// A file system in a file that is full of holes, on one that can be filled.
+struct Disk {
+    below: PathBuf,
+    place: PathBuf,
+}
+
+impl Disk {
+    fn new(room: &Path) -> io::Result<Self> {
+        let disk = Self {
+            below: room.join("below"),
+            place: room.join("place"),
+        };
+        fs::create_dir(&disk.below)?;
+        fs::create_dir(&disk.place)?;
+        let file = disk.below.join("disk");
+        run("mount", &["-t", "tmpfs", "-o", "size=16m", "tmpfs"], &[&disk.below])?;
+        File::create_new(&file)?.set_len(64 << 20)?;
+        // A journal that cannot be written ends the whole file system.
+        run("mkfs.ext4", &["-q", "-F", "-O", "^has_journal"], &[&file])?;
+        run("mount", &["-o", "loop"], &[&file, &disk.place])?;
+        Ok(disk)
+    }
+
+    /// Leaves no room for what is not on it yet.
+    fn fill(&self) -> io::Result<()> {
+        match fs::write(self.below.join("rest"), vec![1; 32 << 20]) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+            other => Err(io::Error::other(format!("not full: {other:?}"))),
+        }
+    }
+}
+
+fn run(program: &str, options: &[&str], paths: &[&Path]) -> io::Result<()> {
+    let out = std::process::Command::new(program).args(options).args(paths).output()?;
+    match out.status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(String::from_utf8_lossy(&out.stderr).into_owned())),
+    }
+}

@@ -38,6 +38,7 @@ impl Node {
 
     /// Unpacks and commits a layer.
     pub fn layer(&self, tar: &[u8]) -> Result<Layer, String> {
+        let writes = self.content.writes().unwrap();
         let scratch = self.content.scratch().unwrap();
         let target = File::open(scratch.unpacked()).unwrap();
         let limits = Limits {
@@ -56,7 +57,7 @@ impl Node {
         let unpacked = unpacked.map_err(|error| crate::model::chain(&error))?;
         let chain_id = format!("sha256:{}", ContainerId::random());
         self.content
-            .commit_layers(vec![(chain_id.clone(), scratch, unpacked)])
+            .commit_layers(vec![(chain_id.clone(), scratch, unpacked)], &writes)
             .map_err(|error| crate::model::chain(&error))?;
         let record = self.content.layer_record(&chain_id).expect("committed");
         Ok(self.content.layer_in_use(&chain_id, Some(&record)))

@@ -22,7 +22,7 @@ use std::{
 
 use super::{
     ImageError, Images, blocking,
-    content::{Scratch, chain_ids, io as failed, sha256},
+    content::{Scratch, Writes, chain_ids, io as failed, sha256},
     manifest,
     pull::Lease,
     records::{ImageRecord, VERSION},
@@ -147,10 +147,10 @@ async fn run(images: &Images, path: &Path, naming: Naming) -> Result<Vec<ImageVi
     .await?;
     let chains = planned.iter().flat_map(|image| image.record.layers.clone()).collect();
     let lease = Lease::new(images.store.clone(), chains);
-    let unpacked = unpack(images, &source, &planned, &lease).await;
+    let done = unpack(images, &source, &planned, &lease).await;
     let store = images.store.clone();
     blocking(move || {
-        let made = unpacked.and_then(|unpacked| commit(&store, planned, unpacked));
+        let made = done.and_then(|done| commit(&store, planned, done));
         drop(lease);
         if made.is_err() {
             store.collect();
@@ -243,15 +243,17 @@ fn plan_one(image: Found, names: &[Reference]) -> Result<Planned, ImageError> {
     })
 }
 
-type Done = Vec<(String, Scratch, Unpacked)>;
+/// Layers that are unpacked and have no names yet.
+struct Done {
+    layers: Vec<(String, Scratch, Unpacked)>,
+    writes: Writes,
+    /// Nobody else unpacks the same before they have.
+    turns: Vec<tokio::sync::OwnedMutexGuard<()>>,
+}
 
 /// Unpacks every layer that is not there, as many at once as pulls may.
-async fn unpack(
-    images: &Images,
-    source: &Arc<Source>,
-    planned: &[Planned],
-    lease: &Lease,
-) -> Result<(Done, Vec<tokio::sync::OwnedMutexGuard<()>>), ImageError> {
+async fn unpack(images: &Images, source: &Arc<Source>, planned: &[Planned], lease: &Lease) -> Result<Done, ImageError> {
+    let writes = images.store.content.writes()?;
     let mut missing: HashMap<&String, (&Layer, &String)> = HashMap::new();
     for image in planned {
         let layers = image.layers.iter().zip(&image.diff_ids);
@@ -286,8 +288,8 @@ async fn unpack(
     }
     // All of them are waited for: nothing is to be left when this returns.
     let results = tasks.join_all().await;
-    let unpacked = results.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok((unpacked, turns))
+    let layers = results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(Done { layers, writes, turns })
 }
 
 /// A worker that does not outlive who started it.
@@ -345,13 +347,9 @@ fn unpack_layer(
 }
 
 /// Content first, then what names it.
-fn commit(
-    store: &Store,
-    planned: Vec<Planned>,
-    (unpacked, turns): (Done, Vec<tokio::sync::OwnedMutexGuard<()>>),
-) -> Result<Vec<ImageView>, ImageError> {
-    store.content.commit_layers(unpacked)?;
-    drop(turns);
+fn commit(store: &Store, planned: Vec<Planned>, done: Done) -> Result<Vec<ImageView>, ImageError> {
+    store.content.commit_layers(done.layers, &done.writes)?;
+    drop(done.turns);
     let mut made = Vec::new();
     for image in planned {
         for (digest, bytes) in &image.blobs {

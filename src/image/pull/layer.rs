@@ -1,6 +1,6 @@
 //! One layer: from the socket, or from what an earlier try had kept, through its digest into a jailed worker.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{
+    Pulls,
     found::{Making, Wanted},
     partial::Partial,
     progress::Layer,
@@ -161,10 +162,12 @@ impl Fetch<'_> {
         let (stdin, stdout) = pipes.ok_or_else(|| self.fault("the unpack worker has no pipes".into()))?;
         let (progress, digest) = (self.progress, &self.layer.digest);
         let told = async {
-            listen(stdout, progress).await.map_err(|error| ImageError::Layer {
-                digest: digest.clone(),
-                why: error.to_string(),
-            })
+            listen(stdout, progress, &self.images.pulls)
+                .await
+                .map_err(|error| ImageError::Layer {
+                    digest: digest.clone(),
+                    why: error.to_string(),
+                })
         };
         let feed = async {
             // The worker's end of its input comes with the drop.
@@ -296,7 +299,7 @@ impl Into<'_, '_> {
 }
 
 /// What a worker says: lines of a number, the bytes that it has unpacked by then, and its answer, which is returned.
-async fn listen(stdout: ChildStdout, progress: &Layer) -> io::Result<String> {
+async fn listen(stdout: ChildStdout, progress: &Layer, pulls: &Pulls) -> io::Result<String> {
     let mut told = BufReader::new(stdout.take(worker::MOST_ANSWER));
     let mut line = String::new();
     loop {
@@ -307,6 +310,7 @@ async fn listen(stdout: ChildStdout, progress: &Layer) -> io::Result<String> {
         };
         if let Ok(bytes) = number.parse() {
             progress.unpacked(bytes);
+            pulls.early.look(pulls.totals.unpacked_bytes.load(Ordering::Relaxed));
             // Only the answer has a bound: who works for days tells of it for days.
             told.get_mut().set_limit(worker::MOST_ANSWER);
         }

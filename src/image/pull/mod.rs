@@ -1,5 +1,6 @@
 //! A pull: manifest, config, and all layers at once, each a pipeline from the socket into a jailed worker.
 
+mod early;
 mod flight;
 mod found;
 mod layer;
@@ -7,8 +8,9 @@ mod partial;
 pub mod progress;
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
@@ -16,8 +18,11 @@ use std::{
     time::Duration,
 };
 
+use tokio::task::JoinSet;
+
 use super::{
     Config, ImageError, Images, blocking,
+    content::Content,
     manifest::Descriptor,
     records::{ImageRecord, VERSION},
     reference::Reference,
@@ -27,9 +32,11 @@ use super::{
     worker::Workshop,
 };
 use crate::model::{Auth, ErrorKind, ImageId};
+use early::Early;
 pub use flight::Waiting;
 use flight::{Flights, Key};
 pub use found::{Found, Making, Wanted, find};
+use layer::Fetched;
 pub use layer::fetch as fetch_layer;
 use partial::{Keeping, Partials};
 use progress::{Layer, Progress, PullView, Stage, Totals};
@@ -49,6 +56,7 @@ pub struct Pulls {
     /// How long a layer may stand still.
     progress_timeout: Duration,
     totals: Arc<Totals>,
+    early: Early,
     askers: AtomicU64,
     confine: OnceLock<Confine>,
     observer: OnceLock<PullObserver>,
@@ -59,7 +67,7 @@ pub struct Pulls {
 impl Pulls {
     /// # Errors
     /// [`ImageError::Io`].
-    pub fn new(config: &Config, root: &Path) -> Result<Self, ImageError> {
+    pub fn new(config: &Config, content: &Content) -> Result<Self, ImageError> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let count = match config.concurrent_layers {
             0 => cores + 1,
@@ -73,9 +81,10 @@ impl Pulls {
             flights: Flights::default(),
             workers: Shares::new(count),
             traffic: Arc::new(Traffic::new(config.bounds())),
-            partials: Partials::open(root, keeping)?,
+            partials: Partials::open(&content.root, keeping)?,
             progress_timeout: Duration::from_secs(config.progress_timeout_s),
             totals: Arc::default(),
+            early: Early::new(content.clone()),
             askers: AtomicU64::new(0),
             confine: OnceLock::new(),
             observer: OnceLock::new(),
@@ -281,7 +290,7 @@ impl Pull {
         .await
     }
 
-    /// Fetches and unpacks every layer that is not there, all at once, and commits them together.
+    /// Fetches and unpacks every layer that is not there, several at once, and commits them together.
     async fn fetch_layers(
         &self,
         session: &Arc<Session>,
@@ -300,21 +309,25 @@ impl Pull {
         // Turns are taken in one order by everybody, or two pulls could wait for each other.
         layers.sort_by(|(a, _), (b, _)| a.chain_id.cmp(&b.chain_id));
         layers.dedup_by(|(a, _), (b, _)| a.chain_id == b.chain_id);
-        let mut turns = Vec::new();
-        let mut tasks = tokio::task::JoinSet::new();
+        let writes = images.store.content.writes()?;
+        let (mut turns, mut ready) = (Vec::new(), Vec::new());
+        let mut tasks = JoinSet::new();
         for layer in layers {
-            turns.push(images.pulls.turn(&layer.0.chain_id).lock_owned().await);
-            if !is_missing(&layer) {
-                continue;
+            let turn = images.pulls.turn(&layer.0.chain_id);
+            let turn = match turn.clone().try_lock_owned() {
+                Ok(turn) => turn,
+                // Another pull fetches it: the others do not wait for that.
+                Err(_) => {
+                    self.begin(session, &mut ready, &mut tasks);
+                    turn.lock_owned().await
+                }
+            };
+            turns.push(turn);
+            if is_missing(&layer) {
+                ready.push(layer);
             }
-            let ((layer, progress), session) = (layer, session.clone());
-            let (images, asker) = (images.clone(), self.asker);
-            tasks.spawn(async move {
-                let _place = images.pulls.workers.take(asker).await;
-                let fetched = fetch_layer(&images, &session, &layer, &progress).await?;
-                Ok::<_, ImageError>((layer.chain_id, fetched))
-            });
         }
+        self.begin(session, &mut ready, &mut tasks);
         let mut unpacked = Vec::new();
         while let Some(done) = tasks.join_next().await {
             match done.map_err(|_| ImageError::Abandoned).flatten() {
@@ -332,13 +345,29 @@ impl Pull {
                 let (scratch, unpacked) = fetched.settle();
                 (chain_id, scratch, unpacked)
             });
-            store.content.commit_layers(settled.collect())
+            store.content.commit_layers(settled.collect(), &writes)
         })
         .await?;
         drop(turns);
         Ok(())
     }
+
+    /// Lets layers be fetched, the largest first: one that is begun last is waited for alone.
+    fn begin(&self, session: &Arc<Session>, layers: &mut Vec<(Wanted, Arc<Layer>)>, tasks: &mut JoinSet<FetchedLayer>) {
+        layers.sort_by_key(|(layer, _)| Reverse(layer.blob.size));
+        for (layer, progress) in layers.drain(..) {
+            let (images, session, asker) = (self.images.clone(), session.clone(), self.asker);
+            tasks.spawn(async move {
+                let _place = images.pulls.workers.take(asker).await;
+                let fetched = fetch_layer(&images, &session, &layer, &progress).await?;
+                Ok((layer.chain_id, fetched))
+            });
+        }
+    }
 }
+
+/// With its chain id.
+type FetchedLayer = Result<(String, Fetched), ImageError>;
 
 /// A pull's claim on its layers: none is removed before the image is named.
 pub struct Lease {
