@@ -16,6 +16,7 @@ Needs root, `benches/pull/images.py target/pull-images`, and what `benches/peers
 
 import argparse
 import concurrent.futures
+import contextlib
 import glob
 import http.client
 import json
@@ -101,8 +102,8 @@ class Rounds:
     def __init__(self, work, registry, images):
         self.work, self.registry, self.images, self.count = work, registry, images, 0
 
-    def one(self, name, image, watched=False):
-        """Seconds, and those of CPU; where it is watched, bytes."""
+    def one(self, name, image, watched=False, beside=contextlib.nullcontext()):
+        """Seconds, and those of CPU; where it is watched, bytes. `beside` goes on during the pull."""
         self.count += 1
         work = f"{self.work}/{self.count}"
         os.mkdir(work)
@@ -114,15 +115,17 @@ class Rounds:
             return self.wire(names)
         for file in ("hosts", "registries.conf"):
             os.symlink(f"{self.work}/{file}", f"{work}/{file}")
+        others = children(os.getpid())
         endpoint = runtimes.start(name, work)
-        daemon = [pid for pid in children(os.getpid()) if comm(pid) != "docker-registry"]
+        daemon = [pid for pid in children(os.getpid()) if pid not in others]
         before = cpu(daemon)
         touch_memory(TOUCHED * sum(self.images[name]["unpacked"] for name in names))
         watch = Watch(daemon) if watched else None
-        began = time.monotonic()
-        pull(endpoint, names)
-        subprocess.run(["sync", "--file-system", work], check=True)
-        seconds = time.monotonic() - began
+        with beside:
+            began = time.monotonic()
+            pull(endpoint, names)
+            subprocess.run(["sync", "--file-system", work], check=True)
+            seconds = time.monotonic() - began
         busy = cpu(daemon) - before
         most = watch.end() if watched else None
         for pid in [*daemon, *descendants(daemon)]:
@@ -247,10 +250,6 @@ def children(pid):
         except OSError:
             pass
     return found
-
-
-def comm(pid):
-    return open(f"/proc/{pid}/comm").read().strip()
 
 
 def reap(pids):
