@@ -15,9 +15,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
 use super::{
-    Capability, Client, FileError, RegistryError, Session,
-    blob::in_turn,
-    client,
+    Capability, Client, FileError, RegistryError, Session, client,
     hosts::Endpoint,
     registries_d::{Lookaside, RegistriesD},
     session::{MOST_MANIFEST, body, more_telling},
@@ -88,25 +86,9 @@ impl Session {
     /// # Errors
     /// [`RegistryError`] when no place could say, as with [`Self::referrers`]: having neither the API nor signatures is none.
     pub async fn extension_signatures(&self, digest: &str) -> Result<Vec<Vec<u8>>, RegistryError> {
-        let mut last = None;
-        let able = self.clients.iter().filter(|client| is_registry(client));
-        for client in in_turn(able) {
-            match signatures_at(client, digest).await {
-                Ok(signatures) if !signatures.is_empty() => return Ok(signatures),
-                Ok(_) => {
-                    let what = self.what(digest);
-                    last = Some(more_telling(last, RegistryError::NotFound { what }));
-                }
-                Err(error) => {
-                    tracing::debug!(endpoint = %client.endpoint.url, %error, "next endpoint");
-                    last = Some(more_telling(last, error));
-                }
-            }
-        }
-        match last {
-            None | Some(RegistryError::NotFound { .. }) => Ok(Vec::new()),
-            Some(error) => Err(error),
-        }
+        let able = |client: &&Arc<Client>| is_registry(client);
+        self.first_with_some(digest, able, |client| signatures_at(client, digest))
+            .await
     }
 }
 

@@ -172,25 +172,41 @@ impl Session {
     pub async fn referrers(
         &self,
         digest: &str,
-        is_wanted: impl Fn(&Descriptor) -> bool,
+        is_wanted: impl Fn(&Descriptor) -> bool + Sync,
     ) -> Result<Vec<Descriptor>, RegistryError> {
+        let is_wanted = &is_wanted;
+        let able = |client: &&Arc<Client>| client.endpoint.can(Capability::Resolve);
+        self.first_with_some(digest, able, |client| async move {
+            let mut found = self.referrers_at(client, digest).await?;
+            found.retain(is_wanted);
+            Ok(found)
+        })
+        .await
+    }
+
+    /// What the first of the places has of `digest` that has any; nothing when those that could say have none.
+    pub(super) async fn first_with_some<'a, T, F>(
+        &'a self,
+        digest: &str,
+        able: impl Fn(&&Arc<Client>) -> bool,
+        ask: impl Fn(&'a Client) -> F,
+    ) -> Result<Vec<T>, RegistryError>
+    where
+        F: Future<Output = Result<Vec<T>, RegistryError>>,
+    {
         let mut last = None;
-        let places = self.clients.iter();
-        for client in in_turn(places.filter(|client| client.endpoint.can(Capability::Resolve))) {
-            match self.referrers_at(client, digest).await {
-                Ok(mut found) => {
-                    found.retain(&is_wanted);
-                    if !found.is_empty() {
-                        return Ok(found);
-                    }
-                    let what = self.what(digest);
-                    last = Some(more_telling(last, RegistryError::NotFound { what }));
-                }
+        for client in in_turn(self.clients.iter().filter(able)) {
+            let error = match ask(client).await {
+                Ok(found) if !found.is_empty() => return Ok(found),
+                Ok(_) => RegistryError::NotFound {
+                    what: self.what(digest),
+                },
                 Err(error) => {
                     tracing::debug!(endpoint = %client.endpoint.url, %error, "next endpoint");
-                    last = Some(more_telling(last, error));
+                    error
                 }
-            }
+            };
+            last = Some(more_telling(last, error));
         }
         match last {
             None | Some(RegistryError::NotFound { .. }) => Ok(Vec::new()),
