@@ -11,6 +11,8 @@
 //! Nothing is believed of a server but what the caller's digest confirms: a range is only taken from an answer that says
 //! it is that range, and what a server sends from the beginning instead is passed over up to where we were.
 
+mod content_range;
+
 use std::{
     collections::VecDeque,
     sync::Arc,
@@ -20,12 +22,14 @@ use std::{
 use bytes::Bytes;
 use reqwest::{
     Response, StatusCode,
-    header::{ACCEPT_RANGES, CONTENT_RANGE, ETAG, HeaderValue},
+    header::{ACCEPT_RANGES, ETAG, HeaderValue},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     task::JoinSet,
 };
+
+use content_range::{Range, range_of};
 
 use super::{
     RegistryError, STALL,
@@ -488,45 +492,6 @@ impl Watch {
         *self = Self::new();
         waits && left as f64 / rate.max(1.0) > WORTH.as_secs_f64()
     }
-}
-
-/// What a `Content-Range` says. Source: RFC 9110, 14.4.
-#[derive(Debug, PartialEq, Eq)]
-struct Range {
-    begin: u64,
-    /// The first byte after it.
-    end: u64,
-    /// Of the whole, where it is known.
-    size: Option<u64>,
-}
-
-impl Range {
-    fn parse(text: &str) -> Option<Self> {
-        let (range, size) = text.strip_prefix("bytes ")?.trim().split_once('/')?;
-        let (begin, last) = range.split_once('-')?;
-        let size = match size {
-            "*" => None,
-            size => Some(size.parse().ok()?),
-        };
-        let (begin, last): (u64, u64) = (begin.parse().ok()?, last.parse().ok()?);
-        (begin <= last).then_some(Self {
-            begin,
-            end: last.checked_add(1)?,
-            size,
-        })
-    }
-
-    /// Whether it is the range that was asked for, of a blob of this size.
-    fn is(&self, begin: u64, end: Option<u64>, size: u64) -> bool {
-        self.begin == begin
-            && end.is_none_or(|end| self.end == end)
-            && self.end <= size
-            && self.size.is_none_or(|whole| whole == size)
-    }
-}
-
-fn range_of(response: &Response) -> Option<Range> {
-    Range::parse(response.headers().get(CONTENT_RANGE)?.to_str().ok()?)
 }
 
 fn is_strong(etag: &HeaderValue) -> bool {
