@@ -1,9 +1,12 @@
 //! CreateContainer: everything up to an init that waits to be started.
 
+mod images;
+mod surroundings;
+
 use std::{
     fs,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -15,23 +18,19 @@ use super::{
     records::{ContainerPlan, ContainerSpec, ContainerStatus},
     userns,
     vendor::VendorPlan,
-    volumes::{self, Volumes, detached},
+    volumes::{self, Volumes},
 };
 use crate::{
-    image::{AskedBy, snapshot::Mapped},
+    image::snapshot::Mapped,
     lockdown::{self, capabilities, seccomp},
     model::{
-        ContainerConfig, ContainerId, ContainerState, ImageMount, ImageView, LayerUsage, Moment, Mount, NamespaceMode,
-        SandboxState, Security, Stages, Stopwatch, Timestamp, User, UserNamespace,
+        ContainerConfig, ContainerId, ContainerState, ImageView, LayerUsage, Moment, NamespaceMode, SandboxState,
+        Security, Stages, Stopwatch, Timestamp, User, UserNamespace,
     },
     shim::Shim,
     spec::{self, Left, SpecInput, StagedMount},
     store::{Folder, Name},
-    sys::mount::set_readonly,
-    zygote::{
-        self, BeginRequest, Beginning, ClosedPaths, CreateRequest, Halt, Hold, HookState, NamespaceFds, NamespaceKind,
-        PodNamespaces,
-    },
+    zygote::{self, BeginRequest, Beginning, ClosedPaths, CreateRequest, Halt, Hold, HookState, NamespaceFds},
 };
 
 impl Pods {
@@ -71,9 +70,6 @@ fn check_runs(image: &ImageView, config: &ContainerConfig) -> Result<(), PodErro
         }),
     }
 }
-
-/// A namespace of the spec: its OCI name, and the path of one to join; without a path a new one.
-type SpecNamespace = (&'static str, Option<PathBuf>);
 
 /// What the daemon prepares before the zygote is asked.
 struct Prepared {
@@ -402,129 +398,6 @@ impl Inner {
         config.envs.append(&mut edits.env);
         Ok((config, edits))
     }
-
-    /// The images that a container's mounts show, in the order of those mounts.
-    fn volume_images(&self, config: &ContainerConfig) -> Result<Vec<ImageView>, PodError> {
-        let wanted = config.mounts.iter().filter_map(Mount::image);
-        let find = |wanted: &ImageMount| {
-            self.with
-                .images
-                .status(&wanted.image)?
-                .ok_or_else(|| volumes::missing(wanted))
-        };
-        wanted.map(find).collect()
-    }
-
-    /// Has the policy of the pod's namespace look at every image of a container: what was let in when it was pulled may
-    /// not be run any more, or not here.
-    async fn admit_images(
-        &self,
-        sandbox: &Sandbox,
-        config: &ContainerConfig,
-        image: &ImageView,
-        volumes: &[ImageView],
-    ) -> Result<(), PodError> {
-        let namespace = &sandbox.plan.config.metadata.namespace;
-        let own = AskedBy {
-            image: &config.image,
-            user: &config.user_specified_image,
-        };
-        let mounted = config.mounts.iter().filter_map(Mount::image).map(|mount| AskedBy {
-            image: &mount.image,
-            user: &mount.user_specified_image,
-        });
-        for (image, asked) in std::iter::once((image, own)).chain(volumes.iter().zip(mounted)) {
-            let admitted = self.with.images.admit(image, asked, namespace).await;
-            admitted.map_err(PodError::Untrusted)?;
-        }
-        Ok(())
-    }
-
-    /// Keeps the layers of every image that a container uses.
-    pub(super) fn hold_images(&self, plan: &ContainerPlan) {
-        for image in plan.images() {
-            self.with.images.hold(image, &plan.id);
-        }
-    }
-
-    /// A container sees its own folder of each hierarchy, as with the peers; only a privileged one writes there. On v2,
-    /// where a privileged one stays in the host's cgroup namespace, it sees the host's whole tree.
-    ///
-    /// A mount of the host's and never a new one: cgroup2 mounted anew from the host's cgroup namespace takes the host's
-    /// options (`nsdelegate`, `memory_recursiveprot`) away (kernel 6.12, `apply_cgroup_root_flags`).
-    fn cgroup_view(&self, plan: &ContainerPlan) -> Result<Vec<(String, OwnedFd)>, PodError> {
-        let covered = plan
-            .config
-            .mounts
-            .iter()
-            .any(|mount| mount.container_path == Path::new("/sys/fs/cgroup"));
-        if covered {
-            return Ok(Vec::new());
-        }
-        let whole = self.with.cgroups.is_v2() && plan.config.security.privileged;
-        let views = self
-            .with
-            .cgroups
-            .views(if whole { "/" } else { &plan.cgroup })
-            .into_iter();
-        let trees = views.map(|(name, folder)| {
-            let tree = detached(&folder)?;
-            if !plan.config.security.privileged {
-                set_readonly(tree.as_fd(), true)
-                    .map_err(|source| io_error("make recursively read-only", &folder, source))?;
-            }
-            Ok::<_, PodError>((name, tree))
-        });
-        trees.collect()
-    }
-
-    /// Which namespaces the container joins, which are its own, and the descriptors of the former.
-    fn namespaces(
-        &self,
-        sandbox: &Sandbox,
-        pinned: PodNamespaces,
-        security: &Security,
-    ) -> Result<(Vec<SpecNamespace>, NamespaceFds), PodError> {
-        // The helper's own, but for a user namespace, whose root must own it.
-        let own = pinned.user.is_none().then(|| PathBuf::from("/proc/self/ns/mnt"));
-        let mut spec = vec![("mount", own)];
-        if pinned.user.is_some() {
-            spec.push(("user", Some(zygote::namespace_path(NamespaceKind::User))));
-        }
-        if self.with.cgroups.is_v2() && !security.privileged {
-            spec.push(("cgroup", None));
-        }
-        let mut fds = NamespaceFds {
-            user: pinned.user,
-            net: pinned.net,
-            ipc: pinned.ipc,
-            uts: pinned.uts,
-            ..NamespaceFds::default()
-        };
-        match &security.namespaces.pid {
-            NamespaceMode::Container => spec.push(("pid", None)),
-            NamespaceMode::Node => {}
-            NamespaceMode::Pod => {
-                let reaper = sandbox.status.borrow().reaper;
-                let pid = reaper.ok_or(PodError::Invalid {
-                    field: "linux.security_context.namespace_options.pid",
-                    why: "the sandbox was made without a shared PID namespace".into(),
-                })?;
-                fds.pid = Some(pid_namespace(pid)?);
-            }
-            NamespaceMode::Target(target) => {
-                let target = self.index.container(target.as_str())?;
-                if target.plan.sandbox != sandbox.plan.id {
-                    return Err(PodError::NoContainer(target.plan.id.to_string()));
-                }
-                fds.pid = Some(pid_namespace(target.spec.init)?);
-            }
-        }
-        if fds.pid.is_some() {
-            spec.push(("pid", Some(zygote::namespace_path(NamespaceKind::Pid))));
-        }
-        Ok((spec, fds))
-    }
 }
 
 fn check_ready(sandbox: &Sandbox) -> Result<(), PodError> {
@@ -565,13 +438,6 @@ fn hook_state(plan: &ContainerPlan, folder: &Folder, spec: &oci_spec::runtime::S
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
         ..HookState::default()
     }
-}
-
-fn pid_namespace(pid: u32) -> Result<OwnedFd, PodError> {
-    let path = PathBuf::from(format!("/proc/{pid}/ns/pid"));
-    fs::File::open(&path)
-        .map(OwnedFd::from)
-        .map_err(|source| io_error("open", &path, source))
 }
 
 /// Device and inode of the program that init runs from until it is started: tells a recovering daemon whether the
