@@ -10,7 +10,11 @@ use std::{
 
 use tonic::Code;
 
-use crate::harness::{Container, Node, eventually, patience, skipped, v1};
+use crate::harness::{
+    Container, Node,
+    disk::{mount_loop, path, run},
+    eventually, patience, skipped, v1,
+};
 
 #[test]
 fn no_list_waits_for_a_slow_unmount() {
@@ -128,8 +132,9 @@ impl Disk {
     fn mount(dir: &Path) -> Result<Disk, String> {
         let (lower, upper) = (dir.join("lower"), dir.join("upper"));
         let disk = Disk { lower, upper };
-        make(&dir.join("lower.img"), 64, &disk.lower)?;
-        make(&disk.lower.join("upper.img"), 32, &disk.upper)?;
+        let mkfs = ["mkfs.ext4", "-q", "-F"];
+        mount_loop(&dir.join("lower.img"), &mkfs, 64, "", &disk.lower)?;
+        mount_loop(&disk.lower.join("upper.img"), &mkfs, 32, "", &disk.upper)?;
         Ok(disk)
     }
 
@@ -171,30 +176,6 @@ impl Drop for Frozen {
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
-}
-
-fn make(image: &Path, mib: u64, mounted: &Path) -> Result<(), String> {
-    let file = fs::File::create(image).expect("an image");
-    file.set_len(mib << 20).expect("its size");
-    fs::create_dir(mounted).expect("a folder");
-    run("mkfs.ext4", &["-q", "-F", path(image)])?;
-    run("mount", &["-o", "loop", path(image), path(mounted)])
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .map_err(|error| format!("{program}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let told = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{program}: {}", told.trim()))
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
 }
 
 const ROUNDS: usize = 20;

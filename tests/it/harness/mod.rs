@@ -6,6 +6,7 @@
 pub mod archive;
 mod cri;
 mod daemon;
+pub mod disk;
 mod driver;
 pub mod http;
 mod ledger;

@@ -1,0 +1,33 @@
+//! File systems of a test's own, on files of another one.
+
+use std::{fs, path::Path, process::Command};
+
+/// Makes a file system of `mib` mebibytes on the new file `image`, and mounts it on the new folder `mounted`.
+pub fn mount_loop(image: &Path, mkfs: &[&str], mib: u64, options: &str, mounted: &Path) -> Result<(), String> {
+    let file = fs::File::create(image).expect("an image");
+    file.set_len(mib << 20).expect("its size");
+    fs::create_dir(mounted).expect("a folder");
+    run(mkfs[0], &[&mkfs[1..], &[path(image)]].concat())?;
+    let options = ["loop", options].join(",");
+    run(
+        "mount",
+        &["-o", options.trim_end_matches(','), path(image), path(mounted)],
+    )
+}
+
+/// A program that has to succeed; the first line of what it says when it does not.
+pub fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let told = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program}: {}", told.trim().lines().next().unwrap_or_default()))
+}
+
+pub fn path(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
