@@ -14,6 +14,8 @@ pub mod oom;
 pub mod own;
 pub mod process;
 pub mod program;
+pub mod project;
+pub mod quota;
 pub mod reactor;
 pub mod seccomp;
 pub mod stat;
