@@ -88,6 +88,7 @@ async fn run(
     let images = Images::open(&config.root, &config.image).context("open the image store")?;
     let additional = &config.image.additional_stores;
     let snapshots = Snapshots::open(&config.root, additional, images.mounts()).context("open the snapshots")?;
+    let snapshots = snapshots.limited(&config.image.writable_layer)?;
     images.probe(&snapshots)?;
     let network = Network::open(&config.net, &config.root).context("open the network")?;
     let cgroups = Cgroups::open(&config.cgroup)?;

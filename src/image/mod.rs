@@ -6,7 +6,7 @@
 //!                          /erofs/layer  in the place of `fs`: a layer that is an EROFS image
 //! <root>/base/                         below every image's layers: the places of what every container gets mounted
 //! <root>/images/<hex>                  one record per image: its names, manifest, layers; written last
-//! <root>/snapshots/<container>/        upper and work folders of a container's root file system
+//! <root>/snapshots/<container>/        upper and work folders of a container's root file system; may have a quota
 //! <root>/partial/<hex>                 what came of large layers that are not unpacked yet, for who goes on with them
 //! <root>/preloaded                     archives that were imported at a start, as they were then
 //! <root>/tmp/                          what is being made; emptied at start
@@ -26,6 +26,7 @@ pub mod manifest;
 mod mounts;
 mod pinned;
 mod pull;
+mod quota;
 mod records;
 pub mod reference;
 pub mod registry;
@@ -54,6 +55,7 @@ pub use pull::{
     Confine, PullObserver, Waiting as Pulling,
     progress::{LayerView, PullView, Stage, Totals},
 };
+pub use quota::{QuotaError, WritableLayer};
 use reference::Reference;
 use registry::Puller;
 use snapshot::Snapshots;
@@ -116,6 +118,7 @@ pub struct Config {
     /// In it `<namespace>.json` is the policy for the pods of a namespace, in the place of the other.
     pub policy_dir: PathBuf,
     pub workers: Workers,
+    pub writable_layer: WritableLayer,
 }
 
 /// What unpacks layers: how much of the node it may take beside the pods.
@@ -184,6 +187,7 @@ impl Default for Config {
             policy: None,
             policy_dir: "/etc/inro/policies".into(),
             workers: Workers::default(),
+            writable_layer: WritableLayer::default(),
         }
     }
 }
@@ -244,6 +248,8 @@ pub enum ImageError {
         "image.snapshotter = \"erofs\": this node cannot run containers on EROFS images, which takes Linux 6.15 with CONFIG_EROFS_FS_BACKED_BY_FILE"
     )]
     NoErofs(#[source] Box<ImageError>),
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     #[error("{action} {}", path.display())]
     Io {
         action: &'static str,
@@ -287,7 +293,7 @@ impl ImageError {
             {
                 ErrorKind::ResourceExhausted
             }
-            Self::Io { .. } | Self::NoErofs(_) => ErrorKind::Internal,
+            Self::Io { .. } | Self::NoErofs(_) | Self::Quota(_) => ErrorKind::Internal,
             Self::Joined(error) => error.kind(),
             Self::Stalled { .. } => ErrorKind::DeadlineExceeded,
             Self::Abandoned => ErrorKind::Cancelled,

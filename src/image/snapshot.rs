@@ -22,7 +22,11 @@ use rustix::{
     },
 };
 
-use super::{ImageError, Mounts, content::io};
+use super::{
+    ImageError, Mounts, WritableLayer,
+    content::io,
+    quota::{Held, Quotas},
+};
 use crate::{
     durable,
     model::{ContainerId, Layer, UserNamespace},
@@ -41,6 +45,7 @@ pub struct Snapshots {
     place: PathBuf,
     /// Of layers that are images.
     mounts: Mounts,
+    quotas: Quotas,
 }
 
 /// A user namespace whose root owns what the image says root owns.
@@ -77,7 +82,17 @@ impl Snapshots {
             base,
             place,
             mounts,
+            quotas: Quotas::default(),
         })
+    }
+
+    /// The same with limits for the layers of containers that come; those that are there keep theirs.
+    ///
+    /// # Errors
+    /// [`ImageError::Quota`] when the file system cannot hold them to it.
+    pub fn limited(self, config: &WritableLayer) -> Result<Self, ImageError> {
+        let quotas = Quotas::open(&self.root, config)?;
+        Ok(Self { quotas, ..self })
     }
 
     /// The folder that stands for the file system of the writable layers: the images' folder when both are on one, because
@@ -162,6 +177,12 @@ impl Snapshots {
     /// A container's folder with what overlayfs needs in it.
     fn folder(&self, id: &ContainerId, needed: &[&str]) -> Result<PathBuf, ImageError> {
         let folder = self.root.join(id.as_str());
+        match fs::create_dir(&folder) {
+            // Before anything is in it: the rest is counted to the same project.
+            Ok(()) => self.quotas.claim(&folder, id).map_err(io("limit", &folder))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io("make", &folder)(error)),
+        }
         for path in needed.iter().map(|name| folder.join(name)) {
             fs::create_dir_all(&path).map_err(io("make", &path))?;
         }
@@ -319,7 +340,21 @@ fn make_base(base: &Path) -> io::Result<()> {
 }
 
 fn remove(folder: &Path) -> Result<(), ImageError> {
-    remove_if_there(folder).map_err(io("remove", folder))
+    let limited = || {
+        if let Some(held) = Held::of(folder)? {
+            empty(folder)?;
+            held.release()?;
+        }
+        remove_if_there(folder)
+    };
+    limited().map_err(io("remove", folder))
+}
+
+fn empty(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        remove_if_there(&entry?.path())?;
+    }
+    Ok(())
 }
 
 fn remove_if_there(folder: &Path) -> io::Result<()> {

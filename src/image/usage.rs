@@ -15,19 +15,27 @@ use rustix::{
     io::Errno,
 };
 
-use super::{ImageError, content::io as failed, snapshot::Snapshots};
+use super::{ImageError, content::io as failed, quota::Held, snapshot::Snapshots};
 use crate::{
     model::{ContainerId, DiskTotals, LayerUsage, Timestamp},
-    sys::device::block_device_name,
+    sys::{device::block_device_name, quota::Project},
 };
 
 impl Snapshots {
-    /// Counts a container's writable layer. `pause` is called after every few hundred files: who has to bound the load
+    /// Counts a container's writable layer; where it has a quota the kernel has counted it, with all of the container's folder.
+    /// `pause` is called after every few hundred files: who has to bound the load
     /// sleeps there.
     ///
     /// # Errors
     /// [`ImageError::Io`]: also when the container moved a folder while it was being counted.
     pub fn measure(&self, id: &ContainerId, pause: impl FnMut()) -> Result<LayerUsage, ImageError> {
+        if let Some(counted) = self.counted(id) {
+            return Ok(LayerUsage {
+                at: Timestamp::now(),
+                used_bytes: counted.used_bytes,
+                inodes: counted.inodes,
+            });
+        }
         let upper = self.upper(id);
         let flags = FOLDER.difference(OFlags::NOFOLLOW);
         let root = openat(CWD, &upper, flags, Mode::empty()).map_err(|errno| failed("open", &upper)(errno.into()))?;
@@ -38,6 +46,12 @@ impl Snapshots {
             used_bytes: count.bytes,
             inodes: count.inodes,
         })
+    }
+
+    /// What is in a container's folder, where a quota counts that.
+    fn counted(&self, id: &ContainerId) -> Option<Project> {
+        let held = Held::of(&self.root().join(id.as_str())).ok()??;
+        held.read().ok()
     }
 
     /// The file system that the writable layers are on.

@@ -13,7 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use crate::harness::{Driver, Node, inro, patience, v1};
 
 /// Runs `inro serve` in `dir`, where it is expected to end by itself.
-fn serve(dir: &Path) -> Output {
+pub fn serve(dir: &Path) -> Output {
     let child = Command::new("timeout")
         .arg(patience(Duration::from_secs(5)).as_secs().to_string())
         .arg(inro())

@@ -30,6 +30,7 @@ mod image_names;
 mod image_verify;
 mod image_volumes;
 mod images;
+mod layer_quota;
 mod lifecycle;
 mod lists;
 mod logs;

@@ -12,7 +12,7 @@ use crate::harness::{Container, Node, Pod, eventually, own_network, time_factor,
 
 const MIB: u64 = 1 << 20;
 
-fn value(value: &Option<v1::UInt64Value>) -> u64 {
+pub fn value(value: &Option<v1::UInt64Value>) -> u64 {
     value.expect("a value").value
 }
 

@@ -19,6 +19,8 @@ programs=(
 packages=(
     systemd-sysv udev kmod busybox-static linux-image-cloud-amd64
     docker-registry iproute2 nftables apparmor util-linux procps iputils-ping crun openssl gnupg ca-certificates
+    # What file systems with project quotas are made with.
+    e2fsprogs xfsprogs
     # For critest: the script that runs it, and what it loads its AppArmor profiles with.
     python3 sudo
     # The runtime that a node's start is compared with.

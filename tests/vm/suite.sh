@@ -15,7 +15,7 @@ slow=(twenty_pods_outlive_fifty_kills_under_load a_thousand_calls_may_wait_and_n
 # What depends on the cgroup driver; a daemon chooses systemd here.
 both=(cgroups:: oom:: update:: bad_fields::sandboxes config::it_says pods::)
 
-chosen=(cgroups:: oom:: update:: userns:: apparmor:: service:: systemd:: systemd_driver:: reboot::)
+chosen=(cgroups:: oom:: update:: userns:: apparmor:: service:: systemd:: systemd_driver:: reboot:: layer_quota::)
 
 main() {
     # Folders on a disk, as a node has them: /tmp is a tmpfs here.

@@ -1,6 +1,42 @@
 //! File systems of a test's own, on files of another one.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+/// A file system that is mounted until it is dropped.
+pub struct Disk {
+    place: PathBuf,
+    _dir: TempDir,
+}
+
+impl Disk {
+    /// One of `mib` mebibytes, made with `mkfs` and mounted with `options`; or why this machine cannot.
+    pub fn mount(mkfs: &[&str], mib: u64, options: &str) -> Result<Disk, String> {
+        let dir = tempfile::Builder::new()
+            .prefix("inro-disk-")
+            .tempdir()
+            .expect("a scratch folder");
+        let place = dir.path().join("mounted");
+        mount_loop(&dir.path().join("image"), mkfs, mib, options, &place)?;
+        Ok(Disk { place, _dir: dir })
+    }
+
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: after a failed test something may be running there.
+        let _ = run("umount", &["--lazy", path(&self.place)]);
+    }
+}
 
 /// Makes a file system of `mib` mebibytes on the new file `image`, and mounts it on the new folder `mounted`.
 pub fn mount_loop(image: &Path, mkfs: &[&str], mib: u64, options: &str, mounted: &Path) -> Result<(), String> {

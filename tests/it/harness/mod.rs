@@ -30,6 +30,7 @@ use tempfile::TempDir;
 
 pub use cri::{Cri, EventStream, v1};
 pub use daemon::{Daemon, inro, signal};
+pub use disk::Disk;
 pub use driver::Driver;
 pub use ledger::{Ledger, descendants, hierarchies};
 pub use netns::{Netns, Server};
@@ -63,24 +64,32 @@ impl Node {
 
     /// The same with `extra` lines of TOML after the generated ones.
     pub fn with_config(extra: &str) -> Node {
-        Node::make(None, extra, Some(alone()))
+        Node::make(None, None, extra, Some(alone()))
+    }
+
+    /// The same with all of its folders on another file system.
+    pub fn on(disk: &Disk, extra: &str) -> Node {
+        Node::make(Some(disk), None, extra, Some(alone()))
     }
 
     /// The same in a network namespace.
     pub fn within(netns: &Netns, extra: &str) -> Node {
-        Node::make(Some(netns.clone()), extra, Some(alone()))
+        Node::make(None, Some(netns.clone()), extra, Some(alone()))
     }
 
     /// Another node for the same test, which has to be dropped before this one, as what is declared later is.
     pub fn beside(&self, netns: &Netns, extra: &str) -> Node {
-        Node::make(Some(netns.clone()), extra, None)
+        Node::make(None, Some(netns.clone()), extra, None)
     }
 
-    fn make(netns: Option<Netns>, extra: &str, alone: Option<MutexGuard<'static, ()>>) -> Node {
-        let dir = tempfile::Builder::new()
-            .prefix(SCRATCH)
-            .tempdir()
-            .expect("a scratch folder");
+    fn make(disk: Option<&Disk>, netns: Option<Netns>, extra: &str, alone: Option<MutexGuard<'static, ()>>) -> Node {
+        let mut dir = tempfile::Builder::new();
+        dir.prefix(SCRATCH);
+        let dir = match disk {
+            Some(disk) => dir.tempdir_in(disk.place()),
+            None => dir.tempdir(),
+        };
+        let dir = dir.expect("a scratch folder");
         let name = dir.path().file_name().expect("a name").to_string_lossy().into_owned();
         let mut ledger = Ledger::open(dir.path(), &name, netns.clone());
         fs::create_dir_all(dir.path().join("hosts")).expect("hosts folder");

@@ -246,12 +246,14 @@ impl Container {
     }
 
     pub fn remove(&self) {
+        self.try_remove().unwrap_or_else(|status| panic!("remove: {status:?}"));
+    }
+
+    pub fn try_remove(&self) -> Result<(), Status> {
         let request = v1::RemoveContainerRequest {
             container_id: self.id.clone(),
         };
-        self.cri
-            .remove_container(request)
-            .unwrap_or_else(|status| panic!("remove: {status:?}"));
+        self.cri.remove_container(request).map(drop)
     }
 
     pub fn status(&self) -> v1::ContainerStatus {
