@@ -5,14 +5,16 @@ use std::{fs, io, path::PathBuf};
 use super::{NetError, subnet::Subnet, uplink};
 use crate::net::family::Family;
 
-/// Before a new bridge gets addresses: a host without IPv6 may have it on the bridge, and no pod is the host's router
-/// (CVE-2020-10749).
+/// Before a new bridge gets addresses: a host without IPv6 may have it on the bridge, no pod is the host's router
+/// (CVE-2020-10749), and the bridge's own fe80 address counts at once. Until one does the kernel asks nobody where a pod
+/// is (`ndisc_send_ns`), so that what it forwards waits for two seconds, and on a busy node for three, which are its last.
 ///
 /// # Errors
 /// [`NetError::Io`].
 pub fn prepare(bridge: &str, subnets: &[Subnet]) -> Result<(), NetError> {
     if has(subnets, Family::V6) {
         set(&format!("ipv6/conf/{bridge}/disable_ipv6"), "0")?;
+        set(&format!("ipv6/conf/{bridge}/accept_dad"), "0")?;
     }
     match set(&format!("ipv6/conf/{bridge}/accept_ra"), "0") {
         // A kernel without IPv6.

@@ -49,6 +49,10 @@ fn a_pod_with_two_addresses_is_reached_by_both_and_goes_out_with_the_nodes() {
         server.ips.iter().map(IpAddr::is_ipv6).collect::<Vec<_>>(),
         [false, true]
     );
+    // Nobody waits for an address of the bridge.
+    let own = "ip -6 -o addr show dev inro0 scope link";
+    assert_eq!(sh(&node.host, own).lines().count(), 1);
+    assert_eq!(sh(&node.host, &format!("{own} tentative")), "");
     serve_tcp(&server.netns, 80);
     serve_tcp(&node.outside, 80);
     for (which, (host, outside)) in [(NODE, OUTSIDE), (NODE_6, OUTSIDE_6)].into_iter().enumerate() {
