@@ -164,7 +164,7 @@ fn a_registry_that_stalls_is_given_up_and_a_slow_worker_is_not() {
         begin.elapsed()
     );
     assert_eq!(workers(node.daemon.pid()), [0; 0]);
-    let zeros = zeros();
+    let (zeros, _) = zeros(&[16 << 20]);
     let quick = pull_zeros(&node, &zeros);
     drop(node);
     if !are_confined() {
@@ -180,19 +180,12 @@ fn a_registry_that_stalls_is_given_up_and_a_slow_worker_is_not() {
     );
 }
 
-/// A registry of one image: a layer of some KiB with a file of 16 MiB.
-fn zeros() -> Server {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_ustar();
-    header.set_size(16 << 20);
-    header.set_mode(0o644);
-    tar.append_data(&mut header, "zeros", std::io::repeat(0).take(16 << 20))
-        .expect("in memory");
-    let tar = tar.into_inner().expect("in memory");
-    let mut layer = GzEncoder::new(Vec::new(), Compression::default());
-    layer.write_all(&tar).expect("in memory");
-    let layer = layer.finish().expect("in memory");
-    let rootfs = json!({"type": "layers", "diff_ids": [digest_of(&tar)]});
+/// A registry of one image: layers of some KiB with a file of so many bytes each, and their digests.
+fn zeros(sizes: &[u64]) -> (Server, Vec<String>) {
+    let tars: Vec<_> = sizes.iter().map(|size| tar_of_zeros(*size)).collect();
+    let layers: Vec<_> = tars.iter().map(|tar| compressed(tar)).collect();
+    let diff_ids: Vec<_> = tars.iter().map(|tar| digest_of(tar)).collect();
+    let rootfs = json!({"type": "layers", "diff_ids": diff_ids});
     let config = json!({"architecture": "amd64", "os": "linux", "rootfs": rootfs, "config": {}}).to_string();
     let of = |kind: &str, bytes: &[u8]| {
         json!({
@@ -203,11 +196,13 @@ fn zeros() -> Server {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": of("config.v1+json", config.as_bytes()),
-        "layers": [of("layer.v1.tar+gzip", &layer)],
+        "layers": layers.iter().map(|layer| of("layer.v1.tar+gzip", layer)).collect::<Vec<_>>(),
     });
     let manifest = manifest.to_string().into_bytes();
-    let blobs = [layer, config.into_bytes()].map(|bytes| (digest_of(&bytes), bytes));
-    Server::start(0, move |request, _| {
+    let digests = layers.iter().map(|layer| digest_of(layer)).collect();
+    let blobs = layers.into_iter().chain([config.into_bytes()]);
+    let blobs: Vec<_> = blobs.map(|bytes| (digest_of(&bytes), bytes)).collect();
+    let server = Server::start(0, move |request, _| {
         let blob = blobs
             .iter()
             .find(|(digest, _)| request.target.contains(digest.as_str()));
@@ -215,7 +210,24 @@ fn zeros() -> Server {
             Some((_, bytes)) => Answer::Give("application/octet-stream".into(), bytes.clone()),
             None => Answer::Give(MANIFEST.into(), manifest.clone()),
         }
-    })
+    });
+    (server, digests)
+}
+
+fn tar_of_zeros(size: u64) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "zeros", std::io::repeat(0).take(size))
+        .expect("in memory");
+    tar.into_inner().expect("in memory")
+}
+
+fn compressed(tar: &[u8]) -> Vec<u8> {
+    let mut layer = GzEncoder::new(Vec::new(), Compression::default());
+    layer.write_all(tar).expect("in memory");
+    layer.finish().expect("in memory")
 }
 
 fn pull_zeros(node: &Node, zeros: &Server) -> Duration {
@@ -228,6 +240,21 @@ fn pull_zeros(node: &Node, zeros: &Server) -> Duration {
 /// Whether workers have the cgroup of this test: with systemd they do not.
 fn are_confined() -> bool {
     Driver::of_tests() == Driver::Cgroupfs
+}
+
+#[test]
+fn the_largest_layer_is_the_first() {
+    // By their chain ids they come in another order.
+    let (registry, digests) = zeros(&[1, 6, 2, 5, 4, 3].map(|size| size << 20));
+    let node = Node::with_config("concurrent_layers = 1\n");
+    pull_zeros(&node, &registry);
+    let of_layer = |request: &Request| {
+        digests
+            .iter()
+            .position(|digest| request.target.contains(digest.as_str()))
+    };
+    let asked: Vec<_> = registry.seen().iter().filter_map(of_layer).collect();
+    assert_eq!(asked, [1, 3, 4, 5, 2, 0]);
 }
 
 #[test]
