@@ -43,19 +43,28 @@ impl Shares {
         })
     }
 
-    /// Waits for a place.
-    pub async fn take(self: &Arc<Self>, asker: Asker) -> Place {
-        let waiting = {
+    /// Asks for a place at once, so that who calls first comes first, and waits for it in what is returned.
+    pub fn take(self: &Arc<Self>, asker: Asker) -> impl Future<Output = Place> + Send + use<> {
+        let asked = {
             let mut state = self.lock();
             if state.free > 0 && state.waiting.is_empty() {
-                return self.give(&mut state, asker);
+                Ok(self.give(&mut state, asker))
+            } else {
+                let (sender, waiting) = oneshot::channel();
+                state.waiting.push_back((asker, sender));
+                Err(waiting)
             }
-            let (sender, waiting) = oneshot::channel();
-            state.waiting.push_back((asker, sender));
-            waiting
         };
-        // Nobody drops a sender without an answer but the table itself, which is as old as we are.
-        waiting.await.expect("the places outlive who waits for them")
+        let shares = self.clone();
+        async move {
+            let _held = shares;
+            match asked {
+                Ok(place) => place,
+                Err(waiting) => waiting
+                    .await
+                    .expect("nobody drops a sender without an answer but the table, which is held"),
+            }
+        }
     }
 
     /// A place that nobody waits for, if there is one.

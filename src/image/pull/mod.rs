@@ -357,8 +357,10 @@ impl Pull {
         layers.sort_by_key(|(layer, _)| Reverse(layer.blob.size));
         for (layer, progress) in layers.drain(..) {
             let (images, session, asker) = (self.images.clone(), session.clone(), self.asker);
+            // Asked for here: tasks begin in any order.
+            let place = images.pulls.workers.take(asker);
             tasks.spawn(async move {
-                let _place = images.pulls.workers.take(asker).await;
+                let _place = place.await;
                 let fetched = fetch_layer(&images, &session, &layer, &progress).await?;
                 Ok((layer.chain_id, fetched))
             });
