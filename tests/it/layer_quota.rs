@@ -203,7 +203,7 @@ fn no_two_layers_share_a_project_and_none_outlives_its_container() {
             for _ in 0..2 {
                 let containers: Vec<_> = thread::scope(|scope| {
                     let make = || pod.container("shell", &["sleep", "1000"], |_| {});
-                    let made: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+                    let made: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
                     made.into_iter().map(|made| made.join().expect("a container")).collect()
                 });
                 let mut projects = BTreeSet::new();
