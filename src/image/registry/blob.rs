@@ -12,6 +12,7 @@
 //! it is that range, and what a server sends from the beginning instead is passed over up to where we were.
 
 mod content_range;
+mod watch;
 
 use std::{
     collections::VecDeque,
@@ -30,6 +31,7 @@ use tokio::{
 };
 
 use content_range::{Range, range_of};
+use watch::Watch;
 
 use super::{
     RegistryError, STALL,
@@ -45,12 +47,6 @@ const RESUMES: u32 = 5;
 const FAILURES: u32 = 3;
 /// Less than this is as good as nothing: who drips would never end.
 const SOMETHING: u64 = 64 << 10;
-/// How long a body is watched before another is fetched beside it.
-const WATCHED: Duration = Duration::from_millis(300);
-/// Of that time, how much in a hundred the reader has to have waited.
-const WAITS: u128 = 60;
-/// How long the rest would have to take at the rate so far.
-const WORTH: Duration = Duration::from_secs(1);
 
 /// Where a blob is to be had.
 pub struct Source {
@@ -91,13 +87,6 @@ struct Body {
     /// What the server says that the whole blob has.
     whole: Option<u64>,
     takes_ranges: bool,
-}
-
-/// How much of the time the reader waits for the network.
-struct Watch {
-    since: Instant,
-    waited: Duration,
-    bytes: u64,
 }
 
 /// Pieces that are fetched before they are needed.
@@ -471,32 +460,6 @@ impl Ahead {
     }
 }
 
-impl Watch {
-    fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            waited: Duration::ZERO,
-            bytes: 0,
-        }
-    }
-
-    /// Whether the network is what takes the time, and `left` bytes more will take some.
-    fn is_slow(&mut self, left: u64) -> bool {
-        let elapsed = self.since.elapsed();
-        if elapsed < WATCHED {
-            return false;
-        }
-        let waits = self.waited.as_millis() * 100 >= elapsed.as_millis() * WAITS;
-        let rate = self.bytes as f64 / elapsed.as_secs_f64();
-        // What was long ago says little.
-        *self = Self::new();
-        waits && left as f64 / rate.max(1.0) > WORTH.as_secs_f64()
-    }
-}
-
 fn is_strong(etag: &HeaderValue) -> bool {
     etag.as_bytes().starts_with(b"\"")
 }
-
-#[cfg(test)]
-mod test;
