@@ -1,6 +1,6 @@
 //! One layer: from the socket, or from what an earlier try had kept, through its digest into a jailed worker.
 
-use std::{future::Future, io, sync::atomic::Ordering, time::Duration};
+use std::{future::Future, io, time::Duration};
 
 use bytes::Bytes;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    Pulls,
+    early::Early,
     found::{Making, Wanted},
     partial::Partial,
     progress::Layer,
@@ -162,7 +162,7 @@ impl Fetch<'_> {
         let (stdin, stdout) = pipes.ok_or_else(|| self.fault("the unpack worker has no pipes".into()))?;
         let (progress, digest) = (self.progress, &self.layer.digest);
         let told = async {
-            listen(stdout, progress, &self.images.pulls)
+            listen(stdout, progress, &self.images.pulls.early)
                 .await
                 .map_err(|error| ImageError::Layer {
                     digest: digest.clone(),
@@ -299,7 +299,7 @@ impl Into<'_, '_> {
 }
 
 /// What a worker says: lines of a number, the bytes that it has unpacked by then, and its answer, which is returned.
-async fn listen(stdout: ChildStdout, progress: &Layer, pulls: &Pulls) -> io::Result<String> {
+async fn listen(stdout: ChildStdout, progress: &Layer, early: &Early) -> io::Result<String> {
     let mut told = BufReader::new(stdout.take(worker::MOST_ANSWER));
     let mut line = String::new();
     loop {
@@ -310,7 +310,7 @@ async fn listen(stdout: ChildStdout, progress: &Layer, pulls: &Pulls) -> io::Res
         };
         if let Ok(bytes) = number.parse() {
             progress.unpacked(bytes);
-            pulls.early.look(pulls.totals.unpacked_bytes.load(Ordering::Relaxed));
+            early.look();
             // Only the answer has a bound: who works for days tells of it for days.
             told.get_mut().set_limit(worker::MOST_ANSWER);
         }

@@ -77,14 +77,15 @@ impl Pulls {
             from_bytes: config.keep_partial_from,
             most_bytes: config.keep_partial_most,
         };
+        let totals = Arc::<Totals>::default();
         Ok(Self {
             flights: Flights::default(),
             workers: Shares::new(count),
             traffic: Arc::new(Traffic::new(config.bounds())),
             partials: Partials::open(&content.root, keeping)?,
             progress_timeout: Duration::from_secs(config.progress_timeout_s),
-            totals: Arc::default(),
-            early: Early::new(content.clone()),
+            early: Early::new(content.clone(), totals.clone()),
+            totals,
             askers: AtomicU64::new(0),
             confine: OnceLock::new(),
             observer: OnceLock::new(),
