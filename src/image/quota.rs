@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::ContainerId,
     sys::{
-        project,
+        mount, project,
         quota::{self, Limit, Project},
     },
 };
@@ -121,7 +121,7 @@ impl Quotas {
             return Err(QuotaError::Missing {
                 key,
                 folder: folder.to_owned(),
-                file_system: file_system(place.as_fd()).unwrap_or_else(|| "an unknown file system".into()),
+                file_system: mount::file_system(place.as_fd()).unwrap_or_else(|| "an unknown file system".into()),
                 missing,
             });
         }
@@ -229,7 +229,7 @@ fn forget_unused(place: BorrowedFd<'_>) -> io::Result<()> {
 /// What the file system of `place` lacks to hold a project to limits.
 fn missing(place: BorrowedFd<'_>) -> Option<&'static str> {
     let state = quota::state(place);
-    match (file_system(place).as_deref(), state) {
+    match (mount::file_system(place).as_deref(), state) {
         (_, Ok(state)) if state.limits => None,
         _ if !quota::is_there() => Some("Linux 5.14 with CONFIG_QUOTACTL, for quotactl_fd(2)"),
         (_, Ok(state)) if state.counts => Some("the mount option prjquota"),
@@ -239,17 +239,6 @@ fn missing(place: BorrowedFd<'_>) -> Option<&'static str> {
         (Some("xfs"), _) => Some("the mount option pquota, for a root file system rootflags=pquota"),
         _ => Some("a file system that has project quotas, as ext4 and XFS"),
     }
-}
-
-/// The type of the file system of `place`, as mount(8) calls it. Source: proc_pid_mountinfo(5), proc_pid_fdinfo(5).
-fn file_system(place: BorrowedFd<'_>) -> Option<String> {
-    use std::os::fd::AsRawFd;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", place.as_raw_fd())).ok()?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mount = mounts.lines().find(|line| line.split(' ').next() == Some(id))?;
-    let (_, behind) = mount.split_once(" - ")?;
-    Some(behind.split(' ').next()?.to_owned())
 }
 
 fn open(folder: &Path) -> rustix::io::Result<OwnedFd> {
@@ -300,17 +289,5 @@ mod test {
         quotas.claim(dir.path(), &ContainerId::random()).unwrap();
         assert!(Held::of(dir.path()).unwrap().is_none());
         assert!(Held::of(&dir.path().join("gone")).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_file_system_is_named_as_it_is_mounted() {
-        assert_eq!(
-            file_system(open(Path::new("/proc")).unwrap().as_fd()).as_deref(),
-            Some("proc")
-        );
-        assert_eq!(
-            file_system(open(Path::new("/sys")).unwrap().as_fd()).as_deref(),
-            Some("sysfs")
-        );
     }
 }

@@ -5,7 +5,11 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use rustix::mount::{MountAttrFlags, MountPropagationFlags};
+use procfs::process::Process;
+use rustix::{
+    fs::{AtFlags, StatxFlags, statx},
+    mount::{MountAttrFlags, MountPropagationFlags},
+};
 
 /// `struct mount_attr` of mount_setattr(2).
 #[repr(C)]
@@ -59,6 +63,16 @@ pub fn set_propagation(fd: BorrowedFd<'_>, propagation: MountPropagationFlags) -
     set(fd, true, &attr)
 }
 
+/// The type of the file system that `fd` is on, as mount(8) calls it; `None`: this namespace does not have its mount.
+///
+/// Source: statx(2), STATX_MNT_ID (since Linux 5.8); proc_pid_mountinfo(5).
+pub fn file_system(fd: BorrowedFd<'_>) -> Option<String> {
+    let mount = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    let mut mounts = Process::myself().and_then(|me| me.mountinfo()).ok()?.0.into_iter();
+    let found = mounts.find(|one| u64::try_from(one.mnt_id) == Ok(mount.stx_mnt_id))?;
+    Some(found.fs_type)
+}
+
 fn add(fd: BorrowedFd<'_>, recursive: bool, attributes: MountAttrFlags) -> io::Result<()> {
     let attr = MountAttr {
         set: attributes.bits().into(),
@@ -88,3 +102,18 @@ fn set(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> io::Result<()> 
 
 /// Since Linux 5.12; overlayfs over such layers since 5.19, tmpfs since 6.3.
 const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+
+#[cfg(test)]
+mod test {
+    use std::{fs::File, os::fd::AsFd};
+
+    use super::*;
+
+    #[test]
+    fn a_file_system_is_named_as_it_is_mounted() {
+        for (folder, name) in [("/proc", "proc"), ("/sys", "sysfs")] {
+            let folder = File::open(folder).unwrap();
+            assert_eq!(file_system(folder.as_fd()).as_deref(), Some(name));
+        }
+    }
+}
