@@ -55,6 +55,13 @@ fn on_each(name: &str, test: impl Fn(&Disk)) {
     }
 }
 
+/// A node on a disk, with an image to run.
+fn node(disk: &Disk, lines: &str) -> Node {
+    let node = Node::on(disk, lines);
+    node.pull("shell");
+    node
+}
+
 /// The lines that limit new layers.
 fn limits(mib: u64, inodes: u64) -> String {
     format!(
@@ -123,8 +130,7 @@ fn assert_limited(container: &Container, mib: u64) {
 #[test]
 fn a_full_layer_is_its_containers_alone() {
     on_each("a_full_layer_is_its_containers_alone", |disk| {
-        let node = Node::on(disk, &limits(16, 0));
-        node.pull("shell");
+        let node = node(disk, &limits(16, 0));
         let pod = node.pod(|_| {});
         let (greedy, neighbour) = (
             pod.run_container("shell", &["sleep", "1000"]),
@@ -149,8 +155,7 @@ fn a_full_layer_is_its_containers_alone() {
 #[test]
 fn a_layer_may_have_so_many_files() {
     on_each("a_layer_may_have_so_many_files", |disk| {
-        let node = Node::on(disk, &limits(0, 200));
-        node.pull("shell");
+        let node = node(disk, &limits(0, 200));
         let pod = node.pod(|_| {});
         let run = || pod.run_container("shell", &["sleep", "1000"]);
         let (greedy, neighbour) = (run(), run());
@@ -169,8 +174,7 @@ fn a_layer_may_have_so_many_files() {
 #[test]
 fn stats_tell_what_the_quota_counts() {
     on_each("stats_tell_what_the_quota_counts", |disk| {
-        let node = Node::on(disk, &limits(64, 0));
-        node.pull("shell");
+        let node = node(disk, &limits(64, 0));
         // A file without a name is found by nobody who looks at the folders.
         let line =
             "exec 3>/gone; rm /gone; dd if=/dev/zero bs=1M count=8 2>/dev/null >&3; sync; echo written; sleep 1000";
@@ -193,8 +197,7 @@ fn no_two_layers_share_a_project_and_none_outlives_its_container() {
     on_each(
         "no_two_layers_share_a_project_and_none_outlives_its_container",
         |disk| {
-            let node = Node::on(disk, &limits(16, 1000));
-            node.pull("shell");
+            let node = node(disk, &limits(16, 1000));
             let pod = node.pod(|_| {});
             let expected = Limit {
                 bytes: 16 * MIB,
@@ -225,8 +228,7 @@ fn no_two_layers_share_a_project_and_none_outlives_its_container() {
 fn a_limit_is_its_containers_whatever_the_daemon_is_told_later() {
     on_each("a_limit_is_its_containers_whatever_the_daemon_is_told_later", |disk| {
         let (small, large) = (limits(16, 0), limits(32, 0));
-        let mut node = Node::on(disk, &small);
-        node.pull("shell");
+        let mut node = node(disk, &small);
         let pod = node.pod(|_| {});
         let run = || pod.run_container("shell", &["sleep", "1000"]);
         let first = run();
@@ -257,8 +259,7 @@ fn a_limit_is_its_containers_whatever_the_daemon_is_told_later() {
 #[test]
 fn a_daemon_that_is_killed_at_any_moment_leaves_no_limit() {
     on_each("a_daemon_that_is_killed_at_any_moment_leaves_no_limit", |disk| {
-        let mut node = Node::on(disk, &limits(16, 0));
-        node.pull("shell");
+        let mut node = node(disk, &limits(16, 0));
         let pod = node.pod(|_| {});
         let kept = pod.run_container("shell", &["sleep", "1000"]);
         for round in 0..6 {
@@ -313,8 +314,7 @@ fn a_daemon_that_is_killed_at_any_moment_leaves_no_limit() {
 #[test]
 fn a_pod_with_users_of_its_own_cannot_leave_its_project() {
     on_each("a_pod_with_users_of_its_own_cannot_leave_its_project", |disk| {
-        let node = Node::on(disk, &limits(16, 0));
-        node.pull("shell");
+        let node = node(disk, &limits(16, 0));
         let pod = node.pod(|config| {
             own_network(config);
             own_users(config);

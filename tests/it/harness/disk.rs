@@ -38,12 +38,17 @@ impl Drop for Disk {
     }
 }
 
-/// Makes a file system of `mib` mebibytes on the new file `image`, and mounts it on the new folder `mounted`.
+/// Makes a file system of `mib` mebibytes in the file `image`, and mounts it on the folder `mounted`, which need not be there.
 pub fn mount_loop(image: &Path, mkfs: &[&str], mib: u64, options: &str, mounted: &Path) -> Result<(), String> {
     let file = fs::File::create(image).expect("an image");
     file.set_len(mib << 20).expect("its size");
-    fs::create_dir(mounted).expect("a folder");
+    fs::create_dir_all(mounted).expect("a folder");
     run(mkfs[0], &[&mkfs[1..], &[path(image)]].concat())?;
+    loop_on(image, options, mounted)
+}
+
+/// Mounts the file system that is in the file `image`.
+pub fn loop_on(image: &Path, options: &str, mounted: &Path) -> Result<(), String> {
     let options = ["loop", options].join(",");
     run(
         "mount",

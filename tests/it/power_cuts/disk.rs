@@ -1,14 +1,16 @@
 //! A file system in a file, that can lose its power.
 
 use std::{
-    fs::File,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use crate::harness::eventually_ok;
+use crate::harness::{
+    disk::{loop_on, mount_loop, path, run},
+    eventually_ok,
+};
 
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
@@ -25,19 +27,15 @@ pub struct Disk {
 impl Disk {
     /// A new one in `file`, mounted at `place`.
     pub fn make(kind: Kind, file: &Path, place: &Path) -> Disk {
-        let made = File::create(file).and_then(|file| file.set_len(400 << 20));
-        made.expect("a file for the disk");
-        let (program, arguments) = match kind {
-            Kind::Ext4 => ("mkfs.ext4", ["-q", "-F"]),
-            Kind::Xfs => ("mkfs.xfs", ["-q", "-f"]),
+        let mkfs = match kind {
+            Kind::Ext4 => ["mkfs.ext4", "-q", "-F"],
+            Kind::Xfs => ["mkfs.xfs", "-q", "-f"],
         };
-        run(Command::new(program).args(arguments).arg(file));
-        let disk = Disk {
+        mount_loop(file, &mkfs, 400, "", place).expect("a disk");
+        Disk {
             file: file.to_owned(),
             place: place.to_owned(),
-        };
-        disk.mount().expect("a disk");
-        disk
+        }
     }
 
     /// What can cut the power at once.
@@ -64,25 +62,17 @@ impl Disk {
 
     /// Mounts it again, when nobody holds any more what it was.
     pub fn switch_on(&mut self) {
-        run(Command::new("umount").arg(&self.place));
-        eventually_ok("the disk is mounted again", Duration::from_secs(5), || self.mount());
-    }
-
-    fn mount(&self) -> Result<(), String> {
-        let mut mount = Command::new("mount");
-        let mounted = mount.args(["-o", "loop"]).args([&self.file, &self.place]).output();
-        let mounted = mounted.expect("mount");
-        match mounted.status.success() {
-            true => Ok(()),
-            false => Err(String::from_utf8_lossy(&mounted.stderr).into_owned()),
-        }
+        run("umount", &[path(&self.place)]).expect("nobody is there");
+        eventually_ok("the disk is mounted again", Duration::from_secs(5), || {
+            loop_on(&self.file, "", &self.place)
+        });
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
         // Of a test that failed the daemon may still be there.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.place).status();
+        let _ = run("umount", &["--lazy", path(&self.place)]);
     }
 }
 
@@ -108,9 +98,3 @@ impl Drop for Cut {
 /// Source: kernel fs/ext4/ext4.h, `EXT4_IOC_SHUTDOWN`, which is XFS's `XFS_IOC_GOINGDOWN`.
 const FS_IOC_SHUTDOWN: u32 = 0x8004_587d;
 const NO_LOG_FLUSH: u32 = 2;
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
-}
