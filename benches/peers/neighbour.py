@@ -4,7 +4,7 @@
     benches/peers/neighbour.py [--only NAME,...] [--rounds N] [--image NAME]
 
 The neighbour is a process in a cgroup of its own with the share of one processor (1024), as a pod has it. Again and again it sleeps for
-2 ms and notes how much too late it wakes; it computes for about half a millisecond; and it writes 4 KiB to a file on the disk that
+2 ms and notes how much too late it wakes; it computes for about a quarter of one; and it writes 4 KiB to a file on the disk that
 images land on and waits until they are there (fdatasync), as a database does. Runtimes take turns; between them it is `alone`.
 Every runtime begins with an empty store. Times of waking and computing are in microseconds, those of the disk in milliseconds.
 
@@ -101,15 +101,12 @@ def probe(work):
 
 
 def join_cgroup():
-    for hierarchy, weight in ("/sys/fs/cgroup/cpu", ("cpu.shares", "1024")), ("/sys/fs/cgroup", ("cpu.weight", "100")):
+    for hierarchy, file, weight in ("/sys/fs/cgroup/cpu", "cpu.shares", "1024"), ("/sys/fs/cgroup", "cpu.weight", "100"):
         if not os.path.exists(f"{hierarchy}/cgroup.procs"):
             continue
         group = f"{hierarchy}/inro-neighbour"
-        os.makedirs(group, exist_ok=True)
-        with open(f"{group}/{weight[0]}", "w") as file:
-            file.write(weight[1])
-        with open(f"{group}/cgroup.procs", "w") as file:
-            file.write("0")
+        servers.write(f"{group}/{file}", weight)
+        servers.write(f"{group}/cgroup.procs", "0")
         return
     sys.exit("peers: no hierarchy of cgroups has cpu")
 

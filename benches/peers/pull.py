@@ -119,7 +119,7 @@ class Rounds:
         endpoint = runtimes.start(name, work)
         daemon = [pid for pid in children(os.getpid()) if pid not in others]
         before = cpu(daemon)
-        touch_memory(TOUCHED * sum(self.images[name]["unpacked"] for name in names))
+        self.touch_memory(names)
         watch = Watch(daemon) if watched else None
         with beside:
             began = time.monotonic()
@@ -138,7 +138,7 @@ class Rounds:
 
     def floor(self, work, names):
         layers = [blob_path(f"{IMAGES}/registry", layer) for name in names for layer in self.images[name]["layers"]]
-        touch_memory(TOUCHED * sum(self.images[name]["unpacked"] for name in names))
+        self.touch_memory(names)
         before = os.times()
         out = subprocess.run([floor(), work, *layers], stdout=subprocess.PIPE, check=True, text=True).stdout
         after = os.times()
@@ -148,36 +148,32 @@ class Rounds:
         """Its CPU seconds are the registry's."""
         address = open(f"{self.work}/registry.yml").read().split('addr: "')[1].split('"')[0]
         paths = [f"/v2/library/{name}/blobs/{layer}" for name in names for layer in self.images[name]["layers"]]
-        paths, count = iter(paths), os.cpu_count() + 1
-        lock = threading.Lock()
+        own, count = threading.local(), os.cpu_count() + 1
 
-        def fetch(_):
-            connection = http.client.HTTPConnection(address)
-            while path := take():
-                connection.request("GET", path)
-                response = connection.getresponse()
-                while response.read(1 << 20):
-                    pass
+        def connect():
+            own.connection = http.client.HTTPConnection(address)
 
-        def take():
-            with lock:
-                return next(paths, None)
+        def fetch(path):
+            own.connection.request("GET", path)
+            response = own.connection.getresponse()
+            while response.read(1 << 20):
+                pass
 
         before, began = cpu([self.registry]), time.monotonic()
-        with concurrent.futures.ThreadPoolExecutor(count) as pool:
-            list(pool.map(fetch, range(count)))
+        with concurrent.futures.ThreadPoolExecutor(count, initializer=connect) as pool:
+            list(pool.map(fetch, paths))
         return time.monotonic() - began, cpu([self.registry]) - before
 
-
-def touch_memory(size):
-    """In a process that ends with it: what it had is the first to be taken again."""
-    child = os.fork()
-    if child == 0:
-        memory, piece = mmap.mmap(-1, size), b"\1" * (1 << 20)
-        for at in range(0, size, len(piece)):
-            memory.write(piece[:size - at])
-        os._exit(0)
-    os.waitpid(child, 0)
+    def touch_memory(self, names):
+        """In a process that ends with it: what it had is the first to be taken again."""
+        size = TOUCHED * sum(self.images[name]["unpacked"] for name in names)
+        child = os.fork()
+        if child == 0:
+            memory, piece = mmap.mmap(-1, size), b"\1" * (1 << 20)
+            for at in range(0, size, len(piece)):
+                memory.write(piece[:size - at])
+            os._exit(0)
+        os.waitpid(child, 0)
 
 
 def pull(endpoint, names):
