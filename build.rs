@@ -63,7 +63,7 @@ fn main() {
         // (musl from 1.2.4 on; a linker that does not know it goes on without).
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
-    let built = out.join(&target).join("release");
+    let built = out.join(target).join("release");
     println!("cargo::rustc-env=INRO_SHIM={}", built.join("inro-shim").display());
     println!("cargo::rustc-env=INRO_DEMO={}", built.join("inro-demo").display());
 }
