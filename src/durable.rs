@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Write},
+    io,
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -13,9 +13,7 @@ use std::{
 /// # Errors
 /// Those of the file system; the old file is untouched then.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = temporary(path);
-    fs::write(&temporary, bytes)?;
-    fs::rename(&temporary, path)
+    Unnamed::write(path, bytes)?.name()
 }
 
 /// As [`write()`], and safe against a power cut too: the bytes are on the disk before the name is, and the name before
@@ -24,14 +22,53 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Those of the file system.
 pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = temporary(path);
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(&temporary, path)?;
+    let unnamed = Unnamed::write(path, bytes)?;
+    File::open(&unnamed.temporary)?.sync_data()?;
+    unnamed.name()?;
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+/// A file that has its bytes, though not on the disk, and not its name. It goes unless it gets that.
+#[derive(Debug)]
+pub struct Unnamed {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl Unnamed {
+    /// Writes what is to be called `path`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
+        let unnamed = Self {
+            temporary: temporary(path),
+            path: path.to_owned(),
+        };
+        fs::write(&unnamed.temporary, bytes)?;
+        Ok(unnamed)
+    }
+
+    /// Gives it its name, in the place of what had it.
+    ///
+    /// # Errors
+    /// Those of rename(2).
+    pub fn name(mut self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.path)?;
+        self.temporary.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if !self.temporary.as_os_str().is_empty() {
+            // One that stays is removed at the next start.
+            let _ = fs::remove_file(&self.temporary);
+        }
     }
 }
 
@@ -58,7 +95,7 @@ pub fn remove_unfinished(folder: &Path) -> io::Result<()> {
 }
 
 /// A name of this write's own: two may replace the same file at once.
-fn temporary(path: &Path) -> std::path::PathBuf {
+fn temporary(path: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.{TEMPORARY}", COUNT.fetch_add(1, Ordering::Relaxed)));
@@ -80,6 +117,14 @@ mod test {
         write_synced(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_gets_no_name_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        drop(Unnamed::write(&path, b"half").unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
