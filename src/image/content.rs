@@ -18,7 +18,7 @@ use super::{
     unpack::{IMAGE, Made, OPAQUE, Snapshotter, Unpacked, opaque_folder},
 };
 use crate::{
-    durable,
+    durable::{self, Unnamed},
     model::{Layer, hex},
 };
 
@@ -96,7 +96,7 @@ impl Content {
     /// The same for a layer that is to have this form.
     pub fn scratch_for(&self, snapshotter: Snapshotter) -> Result<Scratch, ImageError> {
         let scratch = Scratch {
-            path: self.root.join("tmp").join(crate::model::ContainerId::random().as_str()),
+            path: self.in_tmp(),
             snapshotter,
         };
         let folder = scratch.unpacked();
@@ -152,11 +152,12 @@ impl Content {
         Ok(records)
     }
 
-    /// Writes a blob, verified by the caller, unless it is there.
-    pub fn write_blob(&self, digest: &str, bytes: &[u8]) -> Result<(), ImageError> {
-        match self.blob(digest).exists() {
-            true => Ok(()),
-            false => self.replace_blob(digest, bytes),
+    /// Writes a blob, verified by the caller, unless it is there. Not on the disk yet.
+    pub fn new_blob(&self, digest: &str, bytes: &[u8]) -> Result<Option<Unnamed>, ImageError> {
+        let path = self.blob(digest);
+        match path.exists() {
+            true => Ok(None),
+            false => Unnamed::write(&path, bytes).map(Some).map_err(io("write", &path)),
         }
     }
 
@@ -175,28 +176,15 @@ impl Content {
         })
     }
 
-    /// Makes unpacked layers durable, marks and all, by one sync of all `writes`; then gives them their names, which are durable
-    /// when this returns. A name leads to a whole layer, whenever the power goes.
-    pub fn commit_layers(&self, unpacked: Vec<(String, Scratch, Unpacked)>, writes: &Writes) -> Result<(), ImageError> {
-        if unpacked.is_empty() {
+    /// Gives a layer its name that is marked and on the disk, unless another has had it meanwhile.
+    pub fn name_layer(&self, chain_id: &str, scratch: &Scratch) -> Result<(), ImageError> {
+        if self.layer_record(chain_id).is_some() {
             return Ok(());
         }
-        let mut finished = Vec::new();
-        for (chain_id, scratch, layer) in unpacked {
-            mark(&scratch, &chain_id, layer)?;
-            finished.push((chain_id, scratch));
-        }
-        writes.sync()?;
-        for (chain_id, scratch) in &finished {
-            let target = self.layer(chain_id);
-            if self.layer_record(chain_id).is_some() {
-                continue;
-            }
-            // Its mark cannot be read.
-            self.discard(&target)?;
-            fs::rename(&scratch.path, &target).map_err(io("name", &target))?;
-        }
-        self.sync_folder("layers")
+        let target = self.layer(chain_id);
+        // Its mark cannot be read.
+        self.discard(&target)?;
+        fs::rename(&scratch.path, &target).map_err(io("name", &target))
     }
 
     /// Makes an unpacked layer durable that is to take the place of a damaged one.
@@ -226,18 +214,30 @@ impl Content {
             true => renameat_with(CWD, &scratch.path, CWD, &target, RenameFlags::EXCHANGE),
             false => renameat(CWD, &scratch.path, CWD, &target),
         };
-        swapped.map_err(|errno| io("replace", &target)(errno.into()))?;
-        self.sync_folder("layers")
+        swapped.map_err(|errno| io("replace", &target)(errno.into()))
     }
 
     /// Removes a folder by a rename into `tmp` first: half of a layer is never seen as one.
     pub fn discard(&self, path: &Path) -> Result<(), ImageError> {
-        let trash = self.root.join("tmp").join(crate::model::ContainerId::random().as_str());
-        match fs::rename(path, &trash) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(io("remove", path)(source)),
-            Ok(()) => remove_tree(&trash).map_err(io("remove", &trash)),
+        match self.put_away(path)? {
+            None => Ok(()),
+            Some(trash) => remove_tree(&trash.0).map_err(io("remove", &trash.0)),
         }
+    }
+
+    /// Takes a folder's name from it, if it is there. Its files, which may take seconds, go with the drop of the answer.
+    pub fn put_away(&self, path: &Path) -> Result<Option<Trash>, ImageError> {
+        let trash = self.in_tmp();
+        match fs::rename(path, &trash) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io("remove", path)(source)),
+            Ok(()) => Ok(Some(Trash(trash))),
+        }
+    }
+
+    /// A new name.
+    fn in_tmp(&self) -> PathBuf {
+        self.root.join("tmp").join(crate::model::ContainerId::random().as_str())
     }
 }
 
@@ -277,11 +277,25 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if self.path.exists()
-            && let Err(error) = remove_tree(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove; the next start will");
-        }
+        remove_or_warn(&self.path);
+    }
+}
+
+/// A folder in `tmp` that had a name, and is removed.
+#[derive(Debug)]
+pub struct Trash(PathBuf);
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        remove_or_warn(&self.0);
+    }
+}
+
+fn remove_or_warn(path: &Path) {
+    if path.exists()
+        && let Err(error) = remove_tree(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove; the next start will");
     }
 }
 
@@ -321,7 +335,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Finishes what a worker left, and marks the layer as whole. Not on the disk yet.
-fn mark(scratch: &Scratch, chain_id: &str, layer: Unpacked) -> Result<LayerRecord, ImageError> {
+pub fn mark(scratch: &Scratch, chain_id: &str, layer: Unpacked) -> Result<LayerRecord, ImageError> {
     let sealed = finish(scratch, &layer)?;
     let record = LayerRecord::of(chain_id.to_owned(), layer, sealed);
     let done = scratch.path.join("done");

@@ -18,6 +18,7 @@ use tar::EntryType;
 
 use super::{
     Mounts,
+    store::Store,
     unpack::{Compression, IMAGE, Limits, Made, OPAQUE, Pulse, Snapshotter, erofs::verity, unpack},
 };
 use crate::model::{ContainerId, Layer};
@@ -207,11 +208,11 @@ fn both_forms_are_layers_of_one_root() {
         return;
     }
     let node = Node::new(Snapshotter::Overlay);
-    let mut other = node.content.clone();
-    other.snapshotter = Snapshotter::Erofs;
+    let mut store = Store::open(node.dir.path(), Snapshotter::Erofs, &[]).unwrap();
+    store.content.mounts = node.store.content.mounts.clone();
     let other = Node {
         dir: tempfile::tempdir().unwrap(),
-        content: other,
+        store,
         snapshots: node.snapshots.clone(),
     };
     let layers = [
@@ -240,7 +241,7 @@ fn an_image_is_mounted_once_until_its_layer_goes() {
     let Layer::Erofs { file, .. } = &layer else {
         panic!("no image");
     };
-    let mount = || node.content.mounts.of(file, None).unwrap();
+    let mount = || node.store.content.mounts.of(file, None).unwrap();
     let device = || {
         fs::metadata(format!("/proc/self/fd/{}", mount().as_raw_fd()))
             .unwrap()
@@ -252,7 +253,7 @@ fn an_image_is_mounted_once_until_its_layer_goes() {
     let held = mount();
     assert_eq!(std::sync::Arc::strong_count(&held), 2);
     let folder = file.parent().unwrap().parent().unwrap();
-    node.content.mounts.forget(folder);
+    node.store.content.mounts.forget(folder);
     assert_eq!(std::sync::Arc::strong_count(&held), 1);
 }
 
@@ -333,7 +334,7 @@ fn both_refuse_the_same_for_the_same_reason() {
             assert!(
                 refused.contains(why),
                 "{:?}: {refused}, not {why}",
-                node.content.snapshotter
+                node.store.content.snapshotter
             );
         }
     }

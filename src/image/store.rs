@@ -1,5 +1,7 @@
 //! The images that are there, in memory and on the disk.
 
+mod commit;
+
 use std::{
     collections::{HashMap, HashSet},
     fs,
@@ -10,22 +12,25 @@ use std::{
 use super::{
     ImageError,
     additional::Additional,
-    content::{Content, Scratch, Writes, io},
+    content::{Content, Scratch, Trash, Writes, io},
     records::{ImageRecord, LayerRecord, VERSION},
     reference::Reference,
     trust::{Signature, Verdict},
     unpack::{Snapshotter, Unpacked},
 };
 use crate::{
-    durable,
+    durable::{self, Unnamed},
     model::{ContainerId, FsUsage, ImageId, ImageView, Layer, Timestamp},
 };
+pub use commit::{Made, MadeImage};
 
 /// All images of a root folder, and of additional stores.
 pub struct Store {
     pub content: Content,
     additional: Additional,
-    /// Guards the table, and with it what may be removed from the disk.
+    /// Held by who changes what is on the disk, as long as that takes: one change comes after the other. Before `state`.
+    changes: Mutex<()>,
+    /// Guards the table. Never held while a disk is waited for, for whoever looks for an image waits then.
     state: Mutex<State>,
 }
 
@@ -66,6 +71,7 @@ impl Store {
         Ok(Self {
             content,
             additional,
+            changes: Mutex::default(),
             state: Mutex::new(state),
         })
     }
@@ -223,48 +229,6 @@ impl Store {
         }
     }
 
-    /// Names an image whose layers are committed: adds its names to those it has, and takes them from other images.
-    pub fn name(&self, mut record: ImageRecord) -> Result<ImageId, ImageError> {
-        let mut state = self.lock();
-        for chain_id in &record.layers {
-            if let Some(layer) = self.content.layer_record(chain_id) {
-                state.layers.insert(chain_id.clone(), layer);
-            }
-        }
-        if let Some(known) = state.images.get(&record.id) {
-            merge(&mut record.repo_tags, &known.repo_tags);
-            merge(&mut record.repo_digests, &known.repo_digests);
-            merge(&mut record.blobs, &known.blobs);
-            record.keep_known((known.verdicts.clone(), known.signatures.clone()));
-        } else if let Some(known) = self.additional.image(&record.id) {
-            // Its documents are there, and of its names some may be another image's by now.
-            let is_taken = |tag: &&String| state.images.values().any(|other| other.repo_tags.contains(tag));
-            let free = known.repo_tags.iter().filter(|tag| !is_taken(tag)).cloned();
-            merge(&mut record.repo_tags, &free.collect::<Vec<_>>());
-            merge(&mut record.repo_digests, &known.repo_digests);
-        }
-        record.repo_tags.sort();
-        record.repo_digests.sort();
-        let others: Vec<_> = state
-            .images
-            .values()
-            .filter(|other| other.id != record.id)
-            .cloned()
-            .collect();
-        for mut other in others {
-            let before = other.repo_tags.len();
-            other.repo_tags.retain(|tag| !record.repo_tags.contains(tag));
-            if other.repo_tags.len() != before {
-                self.write(&other)?;
-                state.images.insert(other.id.clone(), other);
-            }
-        }
-        self.write(&record)?;
-        let id = record.id.clone();
-        state.images.insert(id.clone(), record);
-        Ok(id)
-    }
-
     /// What is on record of an image: by which documents it is known, and what speaks for it.
     pub fn record(&self, id: &ImageId) -> Option<ImageRecord> {
         let state = self.lock();
@@ -273,13 +237,13 @@ impl Store {
 
     /// Keeps what a later look at an image's signatures gave. Nothing to do when it was removed meanwhile.
     pub fn trust(&self, id: &ImageId, verdict: Verdict, signatures: Vec<Signature>) -> Result<(), ImageError> {
-        let mut state = self.lock();
-        let Some(mut record) = state.images.get(id).cloned() else {
+        let _change = self.change();
+        let Some(mut record) = self.lock().images.get(id).cloned() else {
             return Ok(());
         };
         record.trust(verdict, signatures);
         self.write(&record)?;
-        state.images.insert(id.clone(), record);
+        self.lock().images.insert(id.clone(), record);
         Ok(())
     }
 
@@ -296,8 +260,8 @@ impl Store {
     }
 
     fn remove_own(&self, id: &ImageId) -> Result<(), ImageError> {
-        let mut state = self.lock();
-        if state.images.remove(id).is_none() {
+        let change = self.change();
+        if self.lock().images.remove(id).is_none() {
             return Ok(());
         }
         let path = self.content.image(&id.0);
@@ -308,7 +272,9 @@ impl Store {
         }
         // What it named goes only when nothing names it any more, on the disk too.
         self.content.sync_folder("images")?;
-        self.sweep(&mut state);
+        let unused = self.sweep(&mut self.lock());
+        drop(change);
+        drop(unused);
         Ok(())
     }
 
@@ -320,18 +286,26 @@ impl Store {
             .insert(container.clone());
     }
 
+    /// Blocks where the container was the last of an image that is removed.
     pub fn release(&self, image: &ImageId, container: &ContainerId) {
+        if !self.was_last(image, container) {
+            return;
+        }
+        self.collect();
+    }
+
+    /// Ends a hold. Answers whether it was the last of an image that is removed.
+    fn was_last(&self, image: &ImageId, container: &ContainerId) -> bool {
         let mut state = self.lock();
         let Some(holders) = state.holds.get_mut(image) else {
-            return;
+            return false;
         };
         holders.remove(container);
-        if holders.is_empty() {
-            state.holds.remove(image);
-            if !self.is_known(&state, image) {
-                self.sweep(&mut state);
-            }
+        if !holders.is_empty() {
+            return false;
         }
+        state.holds.remove(image);
+        !self.is_known(&state, image)
     }
 
     pub fn usage(&self) -> FsUsage {
@@ -354,12 +328,14 @@ impl Store {
         writes: &Writes,
     ) -> Result<(), ImageError> {
         let record = self.content.finish_layer(chain_id, &scratch, layer, writes)?;
+        let _change = self.change();
         let mut state = self.lock();
         self.check_replaceable(&state, chain_id)?;
         self.content.swap_layer(chain_id, &scratch)?;
         self.content.mounts.forget(&self.content.layer(chain_id));
         state.layers.insert(chain_id.to_owned(), record);
-        Ok(())
+        drop(state);
+        self.content.sync_folder("layers")
     }
 
     /// Whether a layer could be replaced.
@@ -389,16 +365,20 @@ impl Store {
         }
     }
 
-    /// Removes what an import made that came to nothing.
+    /// Removes layers and blobs that no image, container or pull needs: what an import made that came to nothing.
     pub fn collect(&self) {
-        self.sweep(&mut self.lock());
+        let change = self.change();
+        let unused = self.sweep(&mut self.lock());
+        drop(change);
+        drop(unused);
     }
 
-    /// Removes layers and blobs that no image, container or pull needs. A container of an image that is removed keeps
-    /// every layer there is: which ones it uses is not on record any more.
-    fn sweep(&self, state: &mut State) {
+    /// Takes layers and blobs away that no image, container or pull needs; the layers' files go with the answer. A container
+    /// of an image that is removed keeps every layer there is: which ones it uses is not on record any more.
+    fn sweep(&self, state: &mut State) -> Vec<Trash> {
+        let mut trash = Vec::new();
         if state.holds.keys().any(|image| !self.is_known(state, image)) {
-            return;
+            return trash;
         }
         let images = state.images.values();
         let layers: HashSet<&String> = images
@@ -414,15 +394,16 @@ impl Store {
             .collect();
         for layer in unused {
             self.content.mounts.forget(&self.content.layer(&layer));
-            match self.content.discard(&self.content.layer(&layer)) {
-                Ok(()) => {
+            match self.content.put_away(&self.content.layer(&layer)) {
+                Ok(unused) => {
                     state.layers.remove(&layer);
+                    trash.extend(unused);
                 }
                 Err(error) => tracing::warn!(layer, %error, "cannot remove a layer"),
             }
         }
         if !state.leased.is_empty() {
-            return;
+            return trash;
         }
         let needed: HashSet<String> = images
             .flat_map(|image| image.blobs.iter().chain([&image.id.0]))
@@ -434,13 +415,35 @@ impl Store {
                 self.content.discard_file(&entry.path());
             }
         }
+        trash
     }
 
-    /// Writes an image's record, in the place of what is there.
-    pub fn write(&self, record: &ImageRecord) -> Result<(), ImageError> {
+    /// Writes an image's record again, in the place of what is there. Nothing to do when it was removed meanwhile.
+    pub fn rewrite(&self, id: &ImageId) -> Result<(), ImageError> {
+        let _change = self.change();
+        let record = self.lock().images.get(id).cloned();
+        record.map_or(Ok(()), |record| self.write(&record))
+    }
+
+    fn write(&self, record: &ImageRecord) -> Result<(), ImageError> {
+        let (path, bytes) = self.file_of(record)?;
+        durable::write_synced(&path, &bytes).map_err(io("write", &path))
+    }
+
+    /// The same of what is not on the disk before a later sync.
+    fn unnamed(&self, record: &ImageRecord) -> Result<Unnamed, ImageError> {
+        let (path, bytes) = self.file_of(record)?;
+        Unnamed::write(&path, &bytes).map_err(io("write", &path))
+    }
+
+    fn file_of(&self, record: &ImageRecord) -> Result<(PathBuf, Vec<u8>), ImageError> {
         let path = self.content.image(&record.id.0);
         let bytes = serde_json::to_vec(record).map_err(|error| io("write", &path)(error.into()))?;
-        durable::write_synced(&path, &bytes).map_err(io("write", &path))
+        Ok((path, bytes))
+    }
+
+    fn change(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.changes.lock().expect("no panic while something is changed")
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -467,12 +470,4 @@ fn id_prefix(name: &str) -> Option<&str> {
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
     let is_hex = hex.len() >= 3 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     is_hex.then_some(hex)
-}
-
-fn merge(into: &mut Vec<String>, from: &[String]) {
-    for name in from {
-        if !into.contains(name) {
-            into.push(name.clone());
-        }
-    }
 }

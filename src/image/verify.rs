@@ -236,8 +236,8 @@ impl<'a> Mender<'a> {
         }
         match step {
             Step::Record(_) => {
-                let (store, record) = (self.images.store.clone(), self.record.clone());
-                blocking(move || store.write(&record)).await
+                let (store, id) = (self.images.store.clone(), self.record.id.clone());
+                blocking(move || store.rewrite(&id)).await
             }
             Step::Config(digest) => {
                 let (session, found) = self.found().await?;
@@ -275,9 +275,9 @@ impl<'a> Mender<'a> {
         let progress = images.pulls.lone(&layer.blob);
         let writes = images.store.content.writes()?;
         let fetched = pull::fetch_layer(images, session, layer, &progress).await?;
-        let (store, chain_id) = (images.store.clone(), chain_id.to_owned());
+        let store = images.store.clone();
         blocking(move || {
-            let (scratch, unpacked) = fetched.settle();
+            let (chain_id, scratch, unpacked) = fetched.settle();
             store.replace_layer(&chain_id, scratch, unpacked, &writes)
         })
         .await

@@ -72,7 +72,7 @@ impl Inner {
             self.end_vendor(plan, folder).await,
         );
         for image in plan.images() {
-            self.with.images.release(image, &plan.id);
+            tokio::task::block_in_place(|| self.with.images.release(image, &plan.id));
         }
         clean
     }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::super::{
-    content::Content,
     snapshot::Snapshots,
+    store::{Made, Store},
     unpack::{Compression, Limits, Pulse, Snapshotter, unpack},
 };
 use crate::model::{ContainerId, Layer};
@@ -20,26 +20,23 @@ use crate::model::{ContainerId, Layer};
 /// A store with one snapshotter.
 pub struct Node {
     pub dir: tempfile::TempDir,
-    pub content: Content,
+    pub store: Store,
     pub snapshots: Snapshots,
 }
 
 impl Node {
     pub fn new(snapshotter: Snapshotter) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let content = Content::open(dir.path(), snapshotter).unwrap();
-        let snapshots = Snapshots::open(dir.path(), &[], content.mounts.clone()).unwrap();
-        Self {
-            dir,
-            content,
-            snapshots,
-        }
+        let store = Store::open(dir.path(), snapshotter, &[]).unwrap();
+        let snapshots = Snapshots::open(dir.path(), &[], store.content.mounts.clone()).unwrap();
+        Self { dir, store, snapshots }
     }
 
     /// Unpacks and commits a layer.
     pub fn layer(&self, tar: &[u8]) -> Result<Layer, String> {
-        let writes = self.content.writes().unwrap();
-        let scratch = self.content.scratch().unwrap();
+        let content = &self.store.content;
+        let writes = content.writes().unwrap();
+        let scratch = content.scratch().unwrap();
         let target = File::open(scratch.unpacked()).unwrap();
         let limits = Limits {
             entries: 10_000,
@@ -50,17 +47,20 @@ impl Node {
             tar,
             Compression::Auto,
             &target,
-            self.content.snapshotter,
+            content.snapshotter,
             &limits,
             &Pulse::new(false),
         );
         let unpacked = unpacked.map_err(|error| crate::model::chain(&error))?;
         let chain_id = format!("sha256:{}", ContainerId::random());
-        self.content
-            .commit_layers(vec![(chain_id.clone(), scratch, unpacked)], &writes)
-            .map_err(|error| crate::model::chain(&error))?;
-        let record = self.content.layer_record(&chain_id).expect("committed");
-        Ok(self.content.layer_in_use(&chain_id, Some(&record)))
+        let made = Made {
+            layers: vec![(chain_id.clone(), scratch, unpacked)],
+            images: Vec::new(),
+        };
+        let committed = self.store.commit(made, &writes);
+        committed.map_err(|error| crate::model::chain(&error))?;
+        let record = content.layer_record(&chain_id).expect("committed");
+        Ok(content.layer_in_use(&chain_id, Some(&record)))
     }
 
     /// The files of one layer by itself, with its marks for overlayfs.
@@ -68,7 +68,7 @@ impl Node {
         match layer {
             Layer::Folder(folder) => list(folder),
             Layer::Erofs { file, sealed } => {
-                let mount = self.content.mounts.of(file, sealed.as_deref()).unwrap();
+                let mount = self.store.content.mounts.of(file, sealed.as_deref()).unwrap();
                 list(&PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())))
             }
         }

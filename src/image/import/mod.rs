@@ -27,7 +27,7 @@ use super::{
     pull::Lease,
     records::{ImageRecord, VERSION},
     reference::{Reference, shortened},
-    store::Store,
+    store::{Made, MadeImage, Store},
     unpack::{Hashed, Unpacked},
     worker::{self, Tells, Workshop},
 };
@@ -121,9 +121,7 @@ struct Layer {
 
 /// An image that only lacks its layers.
 struct Planned {
-    record: ImageRecord,
-    /// Documents by digest, the config among them.
-    blobs: Vec<(String, Vec<u8>)>,
+    made: MadeImage,
     layers: Vec<Layer>,
     diff_ids: Vec<String>,
 }
@@ -145,7 +143,10 @@ async fn run(images: &Images, path: &Path, naming: Naming) -> Result<Vec<ImageVi
         Ok((Arc::new(source), planned))
     })
     .await?;
-    let chains = planned.iter().flat_map(|image| image.record.layers.clone()).collect();
+    let chains = planned
+        .iter()
+        .flat_map(|image| image.made.record.layers.clone())
+        .collect();
     let lease = Lease::new(images.store.clone(), chains);
     let done = unpack(images, &source, &planned, &lease).await;
     let store = images.store.clone();
@@ -233,11 +234,10 @@ fn plan_one(image: Found, names: &[Reference]) -> Result<Planned, ImageError> {
         verdicts: Vec::new(),
         signatures: Vec::new(),
     };
-    let mut blobs = image.blobs;
-    blobs.push((id, image.config));
+    let mut documents = image.blobs;
+    documents.push((id, image.config));
     Ok(Planned {
-        record,
-        blobs,
+        made: MadeImage { record, documents },
         layers: image.layers,
         diff_ids,
     })
@@ -257,7 +257,7 @@ async fn unpack(images: &Images, source: &Arc<Source>, planned: &[Planned], leas
     let mut missing: HashMap<&String, (&Layer, &String)> = HashMap::new();
     for image in planned {
         let layers = image.layers.iter().zip(&image.diff_ids);
-        for (chain_id, layer) in image.record.layers.iter().zip(layers) {
+        for (chain_id, layer) in image.made.record.layers.iter().zip(layers) {
             if !lease.has(chain_id) {
                 missing.insert(chain_id, layer);
             }
@@ -346,17 +346,11 @@ fn unpack_layer(
     Ok((scratch, unpacked))
 }
 
-/// Content first, then what names it.
 fn commit(store: &Store, planned: Vec<Planned>, done: Done) -> Result<Vec<ImageView>, ImageError> {
-    store.content.commit_layers(done.layers, &done.writes)?;
-    drop(done.turns);
-    let mut made = Vec::new();
-    for image in planned {
-        for (digest, bytes) in &image.blobs {
-            store.content.write_blob(digest, bytes)?;
-        }
-        store.name(image.record.clone())?;
-        made.push(store.view(&image.record));
-    }
-    Ok(made)
+    let images: Vec<_> = planned.into_iter().map(|image| image.made).collect();
+    let records: Vec<_> = images.iter().map(|image| image.record.clone()).collect();
+    let Done { layers, writes, turns } = done;
+    store.commit(Made { layers, images }, &writes)?;
+    drop(turns);
+    Ok(records.iter().map(|record| store.view(record)).collect())
 }

@@ -33,18 +33,19 @@ const READ: usize = 1 << 20;
 
 /// A layer that is whole and has no name yet.
 pub struct Fetched {
+    chain_id: String,
     scratch: Scratch,
     unpacked: Unpacked,
     partial: Option<Partial>,
 }
 
 impl Fetched {
-    /// Forgets what came of it, before anything is synced: then the disk never sees that. Blocks.
-    pub fn settle(self) -> (Scratch, Unpacked) {
+    /// Forgets what came of it, before anything is synced: then the disk never sees that. With its chain id. Blocks.
+    pub fn settle(self) -> (String, Scratch, Unpacked) {
         if let Some(partial) = self.partial {
             partial.remove();
         }
-        (self.scratch, self.unpacked)
+        (self.chain_id, self.scratch, self.unpacked)
     }
 }
 
@@ -86,6 +87,7 @@ pub async fn fetch(
             progress.is_unpacked();
             let partial = fetch.partial;
             Ok(Fetched {
+                chain_id: wanted.chain_id.clone(),
                 scratch,
                 unpacked,
                 partial,

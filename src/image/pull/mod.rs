@@ -28,7 +28,7 @@ use super::{
     reference::Reference,
     registry::{Puller, Registry, Session, Taking, Traffic},
     shares::{Asker, Shares},
-    store::Store,
+    store::{Made, MadeImage, Store},
     worker::Workshop,
 };
 use crate::model::{Auth, ErrorKind, ImageId};
@@ -256,8 +256,10 @@ impl Pull {
         let store = images.store.clone();
         let lease = Lease::new(store.clone(), chain.clone());
         let layers = progress.set_layers(parts.layers.iter().map(|layer| &layer.blob));
-        self.fetch_layers(&session, parts.layers.into_iter().zip(layers).collect(), &lease)
-            .await?;
+        // Before the first byte is written.
+        let writes = store.content.writes()?;
+        let layers = parts.layers.into_iter().zip(layers).collect();
+        let fetched = self.fetch_layers(&session, layers, &lease).await?;
         let mut record = ImageRecord {
             version: VERSION,
             id: ImageId(found.id().to_owned()),
@@ -280,24 +282,25 @@ impl Pull {
             tracing::info!(image = %reference, %policy, scope, keys = ?verdict.keys, "trusted");
             record.trust(verdict, signatures);
         }
+        let id = record.id.clone();
+        let documents = found.blobs.into_iter().chain(parts.config).collect();
         blocking(move || {
-            for (digest, bytes) in found.blobs.iter().chain(&parts.config) {
-                store.content.write_blob(digest, bytes)?;
-            }
-            let id = store.name(record)?;
-            drop(lease);
+            let images = vec![MadeImage { record, documents }];
+            let layers = fetched.layers.into_iter().map(Fetched::settle).collect();
+            store.commit(Made { layers, images }, &writes)?;
+            drop((fetched.turns, lease));
             Ok(id)
         })
         .await
     }
 
-    /// Fetches and unpacks every layer that is not there, several at once, and commits them together.
+    /// Fetches and unpacks every layer that is not there, several at once.
     async fn fetch_layers(
         &self,
         session: &Arc<Session>,
         mut layers: Vec<(Wanted, Arc<Layer>)>,
         lease: &Lease,
-    ) -> Result<(), ImageError> {
+    ) -> Result<FetchedLayers, ImageError> {
         let images = &self.images;
         let is_missing = |(layer, progress): &(Wanted, Arc<Layer>)| {
             let is_missing = !lease.has(&layer.chain_id);
@@ -310,7 +313,6 @@ impl Pull {
         // Turns are taken in one order by everybody, or two pulls could wait for each other.
         layers.sort_by(|(a, _), (b, _)| a.chain_id.cmp(&b.chain_id));
         layers.dedup_by(|(a, _), (b, _)| a.chain_id == b.chain_id);
-        let writes = images.store.content.writes()?;
         let (mut turns, mut ready) = (Vec::new(), Vec::new());
         let mut tasks = JoinSet::new();
         for layer in layers {
@@ -329,10 +331,10 @@ impl Pull {
             }
         }
         self.begin(session, &mut ready, &mut tasks);
-        let mut unpacked = Vec::new();
+        let mut layers = Vec::new();
         while let Some(done) = tasks.join_next().await {
             match done.map_err(|_| ImageError::Abandoned).flatten() {
-                Ok(layer) => unpacked.push(layer),
+                Ok(layer) => layers.push(layer),
                 Err(error) => {
                     // Nothing is left when it is told: the other workers are killed and their folders removed.
                     tasks.shutdown().await;
@@ -340,17 +342,7 @@ impl Pull {
                 }
             }
         }
-        let store = images.store.clone();
-        blocking(move || {
-            let settled = unpacked.into_iter().map(|(chain_id, fetched)| {
-                let (scratch, unpacked) = fetched.settle();
-                (chain_id, scratch, unpacked)
-            });
-            store.content.commit_layers(settled.collect(), &writes)
-        })
-        .await?;
-        drop(turns);
-        Ok(())
+        Ok(FetchedLayers { layers, turns })
     }
 
     /// Lets layers be fetched, the largest first: one that is begun last is waited for alone.
@@ -362,15 +354,20 @@ impl Pull {
             let place = images.pulls.workers.take(asker);
             tasks.spawn(async move {
                 let _place = place.await;
-                let fetched = fetch_layer(&images, &session, &layer, &progress).await?;
-                Ok((layer.chain_id, fetched))
+                fetch_layer(&images, &session, &layer, &progress).await
             });
         }
     }
 }
 
-/// With its chain id.
-type FetchedLayer = Result<(String, Fetched), ImageError>;
+type FetchedLayer = Result<Fetched, ImageError>;
+
+/// What a pull has fetched.
+struct FetchedLayers {
+    layers: Vec<Fetched>,
+    /// Nobody else fetches the same before they have their names.
+    turns: Vec<tokio::sync::OwnedMutexGuard<()>>,
+}
 
 /// A pull's claim on its layers: none is removed before the image is named.
 pub struct Lease {
