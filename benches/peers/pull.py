@@ -7,7 +7,8 @@ Every round starts each runtime anew with an empty folder, pulls by `crictl` ove
 what is left in memory to the disk: that counts. `inro-erofs` is inro with layers as EROFS images. `ten` is ten images asked
 for at once. Two are no runtimes but what none can do without: `floor` reads, hashes, decompresses and writes the layers
 (benches/pull_floor.rs), `wire` has the registry send them, to as many connections as inro unpacks layers. Nothing is deleted before
-the end: ext4 is slower for minutes where inodes were freed, so nor should there be in the minutes before. Before each pull so much
+the end, and the next run waits for five minutes after it: so long an ext4 without a journal, as machines for measurements have, passes
+one by one over inodes that were freed (`recently_deleted` in fs/ext4/ialloc.c), which doubles the time of a pull. Before each pull so much
 memory is touched as it may take: a hypervisor that takes back what is free gives it again slowly, page by page, to whoever comes first.
 Memory is the most of all processes of the runtime together (PSS), in rounds of their own, for looking at it takes time.
 
@@ -42,6 +43,8 @@ FLOOR, WIRE = "floor", "wire"
 NO_RUNTIMES = [FLOOR, WIRE]
 # Times what is in an image, in bytes: its files, blobs beside them, and some.
 TOUCHED = 3
+# Seconds for which such an ext4 remembers what was deleted, and the file that is as old as the last run's end.
+RECENT, ENDED = 300, f"{servers.TARGET}/pull-ended"
 
 
 def main():
@@ -52,13 +55,22 @@ def main():
     if not os.path.exists(f"{IMAGES}/images.json"):
         sys.exit(f"peers: {IMAGES} is missing: run benches/pull/images.py {IMAGES}")
     if not arguments.inside:
-        sys.exit(isolation.run_inside([sys.executable, __file__, *sys.argv[1:]]))
+        wait_until_deletions_are_old()
+        code = isolation.run_inside([sys.executable, __file__, *sys.argv[1:]])
+        open(ENDED, "w").close()
+        sys.exit(code)
     isolation.prepare(arguments.inside)
     registry = servers.start_registry(arguments.inside, IMAGES)
     rounds = Rounds(arguments.inside, registry.pid, json.load(open(f"{IMAGES}/images.json")))
     results = [measure(rounds, image, names, arguments) for image in arguments.images.split(",")]
     if arguments.json:
         json.dump(results, open(arguments.json, "w"), indent=1)
+
+
+def wait_until_deletions_are_old():
+    if os.path.exists(ENDED) and (left := os.path.getmtime(ENDED) + RECENT - time.time()) > 0:
+        print(f"waits {left:.0f} s: the last run's files were deleted too lately", file=sys.stderr)
+        time.sleep(left)
 
 
 def parse_arguments():
