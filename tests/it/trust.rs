@@ -3,6 +3,7 @@
 mod bundles;
 mod fulcio;
 mod gpg;
+mod pki;
 
 use std::{
     fs,
@@ -363,10 +364,6 @@ fn what_a_policy_demands_and_nobody_here_can_verify_is_refused_by_name() {
         (
             json!({"type": "signedBaseLayer", "baseLayerIdentity": {"type": "matchExact"}}),
             "signedBaseLayer",
-        ),
-        (
-            json!({"type": "sigstoreSigned", "pki": {"caRootsPath": "/ca"}}),
-            "a pki",
         ),
     ] {
         stage.write_policy(&for_scope("signed.example", &json!([requirement])));

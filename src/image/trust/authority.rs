@@ -1,12 +1,13 @@
-//! Certificates that an authority (Fulcio) gives to who logs in somewhere, for some minutes: whose key one is, if the
-//! authority is the policy's, and the identity.
+//! Certificates that an authority gives to who logs in somewhere, for some minutes (Fulcio), or that a PKI gives for
+//! longer: whose key one is, if the authority is the policy's, and the identity.
 //!
-//! That they were good is asked for the moment of the signature, which the log knows. Whether the certificates are in a
-//! log as well is not asked, as in containers/image. Sources: RFC 5280; sigstore/fulcio, "Fulcio OID information".
+//! That the former were good is asked for the moment of the signature, which the log knows; the latter have to be good today. Whether
+//! certificates are in a log as well, and whether they were revoked, is not asked, as in containers/image. Sources: RFC 5280;
+//! sigstore/fulcio, "Fulcio OID information"; containers-policy.json(5), "fulcio", "pki".
 
 use std::{fmt, time::Duration};
 
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_cert::{
     Certificate,
@@ -21,18 +22,42 @@ pub struct Authority {
     /// Where the policy has it from.
     pub name: String,
     pub roots: Vec<CertificateDer<'static>>,
-    /// Who the identity was proved to.
-    pub issuer: String,
-    pub email: String,
+    /// What may be between a holder's certificate and a root, beside what a signature brings.
+    pub between: Vec<CertificateDer<'static>>,
+    pub subject: Subject,
+}
+
+/// Whom certificates have to be of.
+pub enum Subject {
+    /// Somebody with this e-mail who has logged in at this issuer.
+    LoggedIn { issuer: String, email: String },
+    /// Who has this e-mail and this name of a host, as far as the policy asks for them.
+    Named {
+        email: Option<String>,
+        host: Option<ServerName<'static>>,
+    },
 }
 
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} by {}", self.email, self.issuer, self.name)
+        match &self.subject {
+            Subject::LoggedIn { issuer, email } => write!(f, "{email} of {issuer}")?,
+            Subject::Named { email, host } => {
+                let host = host.as_ref().map(ServerName::to_str);
+                let names: Vec<_> = email.as_deref().into_iter().chain(host.as_deref()).collect();
+                write!(f, "{}", names.join(" at "))?;
+            }
+        }
+        write!(f, " by {}", self.name)
     }
 }
 
 impl Authority {
+    /// Whether its certificates are good for so short that only a log knows whether one was when it was used.
+    pub fn needs_log(&self) -> bool {
+        matches!(self.subject, Subject::LoggedIn { .. })
+    }
+
     /// The key of who holds the first of these certificates, which was good at a time, in seconds since 1970.
     ///
     /// # Errors
@@ -40,9 +65,9 @@ impl Authority {
     pub fn holder(&self, certificates: &[Vec<u8>], at: u64) -> Result<Key, String> {
         let (leaf, between) = certificates.split_first().ok_or("there is no certificate")?;
         let der = CertificateDer::from(leaf.as_slice());
-        let wrong = |why: &dyn fmt::Display| format!("a certificate is not good: {why}");
-        let entity = EndEntityCert::try_from(&der).map_err(|error| wrong(&error))?;
-        let between: Vec<_> = between.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let entity = EndEntityCert::try_from(&der).map_err(wrong)?;
+        let between = between.iter().map(|der| CertificateDer::from(der.as_slice()));
+        let between: Vec<_> = between.chain(self.between.iter().cloned()).collect();
         let mut anchors = Vec::new();
         for root in &self.roots {
             if is_valid(root, at).map_err(|why| format!("{}: {why}", self.name))? {
@@ -50,29 +75,62 @@ impl Authority {
             }
         }
         let time = UnixTime::since_unix_epoch(Duration::from_secs(at));
-        let usage = KeyUsage::required(CODE_SIGNING);
         entity
-            .verify_for_usage(ALL_VERIFICATION_ALGS, &anchors, &between, time, usage, None, None)
-            .map_err(|error| wrong(&error))?;
-        let read = Certificate::from_der(leaf).map_err(|error| wrong(&error))?;
-        self.check_identity(&read)?;
-        Key::from_der(&entity.subject_public_key_info()).map_err(|why| wrong(&why))
+            .verify_for_usage(
+                ALL_VERIFICATION_ALGS,
+                &anchors,
+                &between,
+                time,
+                self.usage(),
+                None,
+                None,
+            )
+            .map_err(wrong)?;
+        self.check_subject(&entity, &Certificate::from_der(leaf).map_err(wrong)?)?;
+        Key::from_der(&entity.subject_public_key_info()).map_err(wrong)
     }
 
-    fn check_identity(&self, certificate: &Certificate) -> Result<(), String> {
-        let issuer = issuer(certificate)?;
-        if issuer != self.issuer {
-            return Err(format!("a certificate is of issuer {issuer:?}"));
+    /// Fulcio's certificates say all what they are for; those of others that do not say it are for everything.
+    fn usage(&self) -> KeyUsage {
+        match self.subject {
+            Subject::LoggedIn { .. } => KeyUsage::required(CODE_SIGNING),
+            Subject::Named { .. } => KeyUsage::required_if_present(CODE_SIGNING),
         }
-        let names = certificate.tbs_certificate().get_extension::<SubjectAltName>();
-        let (_, names) = names
-            .map_err(|error| format!("a certificate's names cannot be read: {error}"))?
-            .ok_or("a certificate has no names")?;
-        let emails: Vec<_> = names.0.iter().filter_map(email).collect();
-        match emails.contains(&self.email.as_str()) {
-            true => Ok(()),
-            false => Err(format!("a certificate is of {emails:?}")),
+    }
+
+    fn check_subject(&self, entity: &EndEntityCert<'_>, certificate: &Certificate) -> Result<(), String> {
+        let (wanted, host) = match &self.subject {
+            Subject::LoggedIn { issuer: wanted, email } => {
+                let issuer = issuer(certificate)?;
+                if issuer != *wanted {
+                    return Err(format!("a certificate is of issuer {issuer:?}"));
+                }
+                (Some(email), None)
+            }
+            Subject::Named { email, host } => (email.as_ref(), host.as_ref()),
+        };
+        if let Some(email) = wanted {
+            check_email(certificate, email)?;
         }
+        let Some(host) = host else { return Ok(()) };
+        let is_of_host = entity.verify_is_valid_for_subject_name(host);
+        is_of_host.map_err(|error| format!("a certificate is not of {}: {error}", host.to_str()))
+    }
+}
+
+fn wrong(why: impl fmt::Display) -> String {
+    format!("a certificate is not good: {why}")
+}
+
+fn check_email(certificate: &Certificate, wanted: &str) -> Result<(), String> {
+    let names = certificate.tbs_certificate().get_extension::<SubjectAltName>();
+    let (_, names) = names
+        .map_err(|error| format!("a certificate's names cannot be read: {error}"))?
+        .ok_or("a certificate has no names")?;
+    let emails: Vec<_> = names.0.iter().filter_map(email).collect();
+    match emails.contains(&wanted) {
+        true => Ok(()),
+        false => Err(format!("a certificate is of {emails:?}")),
     }
 }
 
@@ -170,28 +228,132 @@ mod test {
         params
     }
 
-    /// A root, one below it, and who holds `leaf` of the latter; what the authority says of it at a time.
-    fn judged(root: CertificateParams, leaf: CertificateParams, has_chain: bool, at: u64) -> Result<Key, String> {
+    /// A root, one below it, and who holds `leaf` of the latter.
+    fn certified(root: CertificateParams, middle: CertificateParams, leaf: &CertificateParams) -> [Vec<u8>; 3] {
         let [root_key, middle_key, leaf_key] = [(); 3].map(|()| KeyPair::generate().unwrap());
-        let root_der = root.self_signed(&root_key).unwrap().der().clone();
+        let root_der = root.self_signed(&root_key).unwrap().der().to_vec();
         let root = Issuer::new(root, root_key);
-        let middle_der = ca("middle").signed_by(&middle_key, &root).unwrap().der().to_vec();
-        let middle = Issuer::new(ca("middle"), middle_key);
+        let middle_der = middle.signed_by(&middle_key, &root).unwrap().der().to_vec();
+        let middle = Issuer::new(middle, middle_key);
         let leaf = leaf.signed_by(&leaf_key, &middle).unwrap().der().to_vec();
+        [root_der, middle_der, leaf]
+    }
+
+    /// What an authority where one logs in says of that at a time.
+    fn judged(root: CertificateParams, leaf: &CertificateParams, has_chain: bool, at: u64) -> Result<Key, String> {
+        let [root, middle, leaf] = certified(root, ca("middle"), leaf);
         let authority = Authority {
             name: "caPath /ca".into(),
-            roots: vec![root_der],
-            issuer: "i.test".into(),
-            email: "a@b.test".into(),
+            roots: vec![root.into()],
+            between: Vec::new(),
+            subject: Subject::LoggedIn {
+                issuer: "i.test".into(),
+                email: "a@b.test".into(),
+            },
         };
-        let chain = if has_chain { vec![leaf, middle_der] } else { vec![leaf] };
+        let chain = if has_chain { vec![leaf, middle] } else { vec![leaf] };
         authority.holder(&chain, at)
+    }
+
+    /// Certificates without a word of what they are for, the holder's for an e-mail and some hosts.
+    fn of_pki(name: &str, is_ca: bool) -> CertificateParams {
+        let mut params = if is_ca { ca(name) } else { params(name) };
+        params.extended_key_usages.clear();
+        let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
+        params.subject_alt_names = match is_ca {
+            true => Vec::new(),
+            false => vec![
+                SanType::Rfc822Name("a@b.test".try_into().unwrap()),
+                dns("ci.b.test"),
+                dns("*.build.test"),
+                SanType::IpAddress("192.0.2.1".parse().unwrap()),
+            ],
+        };
+        params
+    }
+
+    /// What a PKI with these names in the policy says of a holder today.
+    fn judged_by_pki(
+        (email, host): (&str, &str),
+        [root, middle, leaf]: [Vec<u8>; 3],
+        is_in_policy: bool,
+        at: u64,
+    ) -> Result<Key, String> {
+        let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let (chain, between) = match is_in_policy {
+            true => (vec![leaf], vec![middle.into()]),
+            false => (vec![leaf, middle], Vec::new()),
+        };
+        let authority = Authority {
+            name: "pki.caRootsPath /ca".into(),
+            roots: vec![root.into()],
+            between,
+            subject: Subject::Named {
+                email: given(email),
+                host: given(host).map(|host| host.try_into().unwrap()),
+            },
+        };
+        assert!(!authority.needs_log());
+        authority.holder(&chain, at)
+    }
+
+    #[test]
+    fn a_certificate_of_a_pki_is_good_today_for_all_names_that_the_policy_asks_for() {
+        let pki = |leaf: &CertificateParams| certified(of_pki("root", true), of_pki("middle", true), leaf);
+        let good = of_pki("holder", false);
+        for names in [
+            ("a@b.test", ""),
+            ("", "ci.b.test"),
+            ("", "x.build.test"),
+            ("", "192.0.2.1"),
+            ("a@b.test", "ci.b.test"),
+        ] {
+            for is_in_policy in [true, false] {
+                judged_by_pki(names, pki(&good), is_in_policy, AT).unwrap();
+            }
+        }
+        let mut for_code = good.clone();
+        for_code.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
+        judged_by_pki(("a@b.test", ""), pki(&for_code), false, AT).unwrap();
+        let mut for_servers = good.clone();
+        for_servers.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let mut nameless = good.clone();
+        nameless.subject_alt_names.clear();
+        let mut of_another = pki(&good);
+        of_another[0] = pki(&good)[0].clone();
+        let email = ("a@b.test", "");
+        for (what, names, certificates, at, why) in [
+            (
+                "another's e-mail",
+                ("x@b.test", ""),
+                pki(&good),
+                AT,
+                "of [\"a@b.test\"]",
+            ),
+            ("another host", ("", "x.test"), pki(&good), AT, "not of x.test"),
+            (
+                "two levels",
+                ("", "x.y.build.test"),
+                pki(&good),
+                AT,
+                "not of x.y.build.test",
+            ),
+            ("one of both", ("a@b.test", "x.test"), pki(&good), AT, "not of x.test"),
+            ("no names", email, pki(&nameless), AT, "no names"),
+            ("for servers", email, pki(&for_servers), AT, "not good"),
+            ("another root", email, of_another, AT, "not good"),
+            ("too early", email, pki(&good), AT - 31_536_000, "not good"),
+            ("too late", email, pki(&good), AT + 31_536_000, "not good"),
+        ] {
+            let refused = judged_by_pki(names, certificates, true, at).err().expect(what);
+            assert!(refused.contains(why), "{what}: {refused}");
+        }
     }
 
     #[test]
     fn a_certificate_is_good_by_its_chain_at_the_time_and_for_one_issuer() {
         for (older, newer) in [("i.test", ""), ("", "i.test"), ("i.test", "i.test")] {
-            judged(ca("root"), leaf(older, newer), true, AT).unwrap();
+            judged(ca("root"), &leaf(older, newer), true, AT).unwrap();
         }
         let mut old_root = ca("root");
         old_root.not_after = date_time_ymd(2026, 3, 1);
@@ -244,7 +406,7 @@ mod test {
             ("no e-mail", ca("root"), no_email, true, AT, "of []"),
             ("an authority", ca("root"), is_ca, true, AT, "not good"),
         ] {
-            let refused = judged(root, leaf, has_chain, at).err().expect(what);
+            let refused = judged(root, &leaf, has_chain, at).err().expect(what);
             assert!(refused.contains(why), "{what}: {refused}");
         }
     }

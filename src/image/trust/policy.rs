@@ -264,7 +264,36 @@ mod test {
                 signed(r#", "keyPath": "/a", "rekorPublicKeyPaths": []"#),
                 "rekorPublicKeyPaths: it is empty",
             ),
-            (signed(r#", "keyPath": "/a", "pki": {}"#), "one of keyPath"),
+            (
+                signed(r#", "keyPath": "/a", "pki": {"caRootsPath": "/a", "subjectEmail": "e"}"#),
+                "one of keyPath",
+            ),
+            (
+                signed(r#", "pki": {"subjectEmail": "e"}"#),
+                "pki: one of caRootsPath and caRootsData",
+            ),
+            (
+                signed(r#", "pki": {"caRootsPath": "/a", "subjectEmail": ""}"#),
+                "pki: subjectEmail or subjectHostname",
+            ),
+            (
+                signed(r#", "pki": {"caRootsPath": "/a", "subjectHostname": "a b"}"#),
+                r#"pki.subjectHostname: "a b""#,
+            ),
+            (
+                signed(
+                    r#", "pki": {"caRootsPath": "/a", "caIntermediatesPath": "/b", "caIntermediatesData": "YQ==", "subjectEmail": "e"}"#,
+                ),
+                "pki: both caIntermediatesPath",
+            ),
+            (
+                signed(r#", "pki": {"caRootsPath": "/a", "subjectEmail": "e"}, "rekorPublicKeyPath": "/l""#),
+                "pki: a log is not asked",
+            ),
+            (
+                signed(r#", "pki": {"caRootsPath": "/a", "subjectMail": "e"}"#),
+                "unknown field `subjectMail`",
+            ),
             (signed(r#", "keyPath": """#), "keyPath: it is empty"),
             (signed(r#", "keyPaths": []"#), "keyPaths: it is empty"),
             (signed(r#", "keyData": "%""#), "keyData: it is not base64"),
@@ -320,7 +349,6 @@ mod test {
                 r#"{"type": "signedBaseLayer", "baseLayerIdentity": {"type": "matchExact"}}"#,
                 "signedBaseLayer",
             ),
-            (r#"{"type": "sigstoreSigned", "pki": {"caRootsPath": "/a"}}"#, "pki"),
         ] {
             match serde_json::from_str(requirement) {
                 Ok(Requirement::Unsupported(what)) => assert!(what.contains(named), "{requirement}: {what}"),

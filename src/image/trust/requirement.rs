@@ -8,11 +8,11 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use serde::Deserialize;
 
 use super::{
-    authority::Authority,
+    authority::{Authority, Subject},
     identity::Identity,
     key::Key,
     openpgp::{self, Keyring},
@@ -46,14 +46,24 @@ pub struct Signed {
 enum By {
     Keys(Vec<Source>),
     Fulcio { ca: Source, issuer: String, email: String },
+    Pki(Box<Pki>),
     Gpg(Vec<Source>),
+}
+
+/// An authority of one's own, and whom its certificates have to be of.
+#[derive(Debug)]
+struct Pki {
+    roots: Source,
+    between: Option<Source>,
+    email: Option<String>,
+    host: Option<ServerName<'static>>,
 }
 
 impl Signed {
     /// Where such signatures are looked for.
     pub fn places(&self) -> &'static [Place] {
         match self.by {
-            By::Keys(_) | By::Fulcio { .. } => Place::SIGSTORE,
+            By::Keys(_) | By::Fulcio { .. } | By::Pki(_) => Place::SIGSTORE,
             By::Gpg(_) => Place::GPG,
         }
     }
@@ -68,8 +78,20 @@ impl Signed {
             By::Fulcio { ca, issuer, email } => Who::Certified(Authority {
                 name: ca.to_string(),
                 roots: certificates(ca)?,
-                issuer: issuer.clone(),
-                email: email.clone(),
+                between: Vec::new(),
+                subject: Subject::LoggedIn {
+                    issuer: issuer.clone(),
+                    email: email.clone(),
+                },
+            }),
+            By::Pki(pki) => Who::Certified(Authority {
+                name: pki.roots.to_string(),
+                roots: certificates(&pki.roots)?,
+                between: pki.between.as_ref().map_or(Ok(Vec::new()), certificates)?,
+                subject: Subject::Named {
+                    email: pki.email.clone(),
+                    host: pki.host.clone(),
+                },
             }),
             By::Gpg(sources) => Who::Keyring(keyring(sources)?),
         };
@@ -145,8 +167,7 @@ enum RequirementJson {
         key_data: Option<String>,
         key_datas: Option<Vec<String>>,
         fulcio: Option<FulcioJson>,
-        #[serde(default)]
-        pki: Present,
+        pki: Option<Box<PkiJson>>,
         rekor_public_key_path: Option<PathBuf>,
         rekor_public_key_paths: Option<Vec<PathBuf>>,
         rekor_public_key_data: Option<String>,
@@ -197,14 +218,17 @@ struct FulcioJson {
     subject_email: String,
 }
 
-/// Whether a key is there, whatever its value, be it `null`.
-#[derive(Default)]
-struct Present(bool);
-
-impl<'de> Deserialize<'de> for Present {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self(true))
-    }
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PkiJson {
+    ca_roots_path: Option<PathBuf>,
+    ca_roots_data: Option<String>,
+    ca_intermediates_path: Option<PathBuf>,
+    ca_intermediates_data: Option<String>,
+    #[serde(default)]
+    subject_email: String,
+    #[serde(default)]
+    subject_hostname: String,
 }
 
 impl TryFrom<RequirementJson> for Requirement {
@@ -257,7 +281,7 @@ impl TryFrom<RequirementJson> for Requirement {
                     key_data.map(|data| datas("keyData", vec![data]).map(By::Keys)),
                     key_datas.map(|all| datas("keyDatas", all).map(By::Keys)),
                     fulcio.map(By::fulcio),
-                    pki.0.then(|| Ok(By::Keys(Vec::new()))),
+                    pki.map(|pki| Pki::of(*pki).map(|pki| By::Pki(Box::new(pki)))),
                 ];
                 let by = only(by).map_err(
                     |_| "one of keyPath, keyPaths, keyData, keyDatas, fulcio and pki must be there, and one only",
@@ -281,9 +305,7 @@ impl TryFrom<RequirementJson> for Requirement {
                     }
                 };
                 match (&by, &logs) {
-                    (By::Keys(keys), _) if keys.is_empty() => {
-                        Ok(Self::Unsupported("sigstoreSigned with certificates of a pki".into()))
-                    }
+                    (By::Pki(_), Some(_)) => Err("pki: a log is not asked, so no rekorPublicKey… may be there".into()),
                     // Its certificates are good for minutes, and only a log knows whether they were.
                     (By::Fulcio { .. }, None) => {
                         Err("fulcio: a log's key has to be there too, as rekorPublicKey…".into())
@@ -313,6 +335,44 @@ impl By {
             ca: ca?.remove(0),
             issuer: json.oidc_issuer,
             email: json.subject_email,
+        })
+    }
+}
+
+impl Pki {
+    fn of(json: PkiJson) -> Result<Self, String> {
+        let roots = [
+            json.ca_roots_path.map(|path| paths("pki.caRootsPath", vec![path])),
+            json.ca_roots_data.map(|data| datas("pki.caRootsData", vec![data])),
+        ];
+        let roots = only(roots).map_err(|_| "pki: one of caRootsPath and caRootsData must be there, and one only")?;
+        let between = [
+            json.ca_intermediates_path
+                .map(|path| paths("pki.caIntermediatesPath", vec![path])),
+            json.ca_intermediates_data
+                .map(|data| datas("pki.caIntermediatesData", vec![data])),
+        ];
+        let between = match only(between) {
+            Ok(between) => Some(between?.remove(0)),
+            Err(0) => None,
+            Err(_) => return Err("pki: both caIntermediatesPath and caIntermediatesData are there".into()),
+        };
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        let (email, host) = (given(json.subject_email), given(json.subject_hostname));
+        if email.is_none() && host.is_none() {
+            return Err("pki: subjectEmail or subjectHostname must be there".into());
+        }
+        let host = host
+            .map(|host| {
+                let name = ServerName::try_from(host.clone());
+                name.map_err(|_| format!("pki.subjectHostname: {host:?} is neither a name nor an address"))
+            })
+            .transpose()?;
+        Ok(Self {
+            roots: roots?.remove(0),
+            between,
+            email,
+            host,
         })
     }
 }

@@ -4,6 +4,7 @@
 //! Source: containers-policy.json(5), "sigstoreSigned", "signedBy".
 
 use super::{authority::Authority, key::Key, log::Entry, openpgp::Keyring};
+use crate::model::Timestamp;
 
 /// What a requirement demands of who signs.
 pub struct Signers {
@@ -69,8 +70,10 @@ impl Signers {
             Who::Certified(authority) => {
                 let certificates = made.certificates.as_ref().map_err(Clone::clone)?;
                 let leaf = certificates.first().ok_or("a signature comes without a certificate")?;
-                // When it was made nobody but the log can say.
-                let at = self.logged_at(made, leaf)?;
+                let at = match authority.needs_log() {
+                    true => self.logged_at(made, leaf)?,
+                    false => Timestamp::now().seconds(),
+                };
                 let key = authority.holder(certificates, at)?;
                 match is_by(&key) {
                     true => Ok(format!("{authority} ({})", key.fingerprint)),
@@ -97,7 +100,7 @@ mod test {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::image::trust::signature::Signature;
+    use crate::image::trust::{authority::Subject, signature::Signature};
 
     /// A signature with a certificate and a log's entry in each form, and the authority and the log that they are of. Made
     /// with openssl; `cosign verify` 3.1.3 takes both for good, with these two as its trusted root.
@@ -113,8 +116,11 @@ mod test {
             who: Who::Certified(Authority {
                 name: "caPath /ca".into(),
                 roots: vec![CertificateDer::from_pem_slice(AUTHORITY.as_bytes()).unwrap()],
-                issuer: "https://login.example".into(),
-                email: "builder@signed.example".into(),
+                between: Vec::new(),
+                subject: Subject::LoggedIn {
+                    issuer: "https://login.example".into(),
+                    email: "builder@signed.example".into(),
+                },
             }),
             logs: Some(vec![NamedKey {
                 name: "log".into(),

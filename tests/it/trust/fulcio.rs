@@ -415,16 +415,16 @@ fn promise(log: &SigningKey, body: &Value, at: u64) -> (String, Value) {
 }
 
 /// A signature as cosign attaches it, with what comes with it.
-struct Attached {
-    payload: String,
-    signature: Vec<u8>,
-    certificate: String,
-    entry: Value,
+pub struct Attached {
+    pub payload: String,
+    pub signature: Vec<u8>,
+    pub certificate: String,
+    pub entry: Value,
 }
 
 impl Attached {
     /// Alone.
-    fn attach(&self, stage: &Stage) {
+    pub fn attach(&self, stage: &Stage) {
         let signature = (self.payload.clone(), self.signature.clone());
         let mut manifest = stage.signature_manifest(REPOSITORY, &[signature]);
         let annotations = &mut manifest["layers"][0]["annotations"];
