@@ -382,7 +382,7 @@ impl Peer {
             .status();
         ensure!(built.context("gcc")?.success(), "{} does not build", source.display());
         let security = security();
-        let compiled = seccomp::compile(&security, &capabilities::resolve(&security)?)?;
+        let compiled = seccomp::compile(&security, &capabilities::resolve(&security)?, false)?;
         let mut memfd = fs::File::from(compiled.context("a filter")?.to_memfd()?);
         memfd.rewind()?;
         std::io::copy(&mut memfd, &mut fs::File::create(&filter)?)?;

@@ -130,9 +130,14 @@ impl Quotas {
         Ok(quotas)
     }
 
+    /// Whether new layers are limited.
+    pub fn are_set(&self) -> bool {
+        self.limit != Limit::default()
+    }
+
     /// Gives a container's new folder, which is empty, a project and the limits.
     pub(super) fn claim(&self, folder: &Path, id: &ContainerId) -> io::Result<()> {
-        if self.limit == Limit::default() {
+        if !self.are_set() {
             return Ok(());
         }
         let folder = open(folder)?;

@@ -95,6 +95,11 @@ impl Snapshots {
         Ok(Self { quotas, ..self })
     }
 
+    /// Whether the layers of containers that come are limited.
+    pub fn are_limited(&self) -> bool {
+        self.quotas.are_set()
+    }
+
     /// The folder that stands for the file system of the writable layers: the images' folder when both are on one, because
     /// the kubelet takes equal paths for one file system and others for two (`stats/cadvisor_stats_provider.go`).
     pub fn place(&self) -> &Path {

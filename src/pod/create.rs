@@ -280,7 +280,9 @@ impl Inner {
         let owner = userns::host_ids(ids.as_ref(), &user)?;
         let capabilities = capabilities::resolve(security)?;
         watch.lap("root and user");
-        let filter = seccomp::compile(security, &capabilities)?;
+        // In a user namespace it could not leave it.
+        let keeps_project = self.with.snapshots.are_limited() && mapped.is_none();
+        let filter = seccomp::compile(security, &capabilities, keeps_project)?;
         let apparmor = self.with.apparmor.resolve(security)?;
         watch.lap("profiles");
         let volumes = Volumes {
@@ -361,6 +363,7 @@ impl Inner {
             env: process.env().clone().unwrap_or_default(),
             cwd: process.cwd().clone(),
             capabilities,
+            keeps_project,
             apparmor,
             user,
             owner,
@@ -451,7 +454,7 @@ pub(super) fn init_exe(pid: u32) -> Option<(u64, u64)> {
 
 /// Used by exec too: the filter of a container, from the cache.
 pub(super) fn filter_of(plan: &ContainerPlan, spec: &ContainerSpec) -> Result<Option<OwnedFd>, PodError> {
-    let filter = seccomp::compile(&plan.config.security, &spec.capabilities)?;
+    let filter = seccomp::compile(&plan.config.security, &spec.capabilities, spec.keeps_project)?;
     let memfd = filter.map(|filter| filter.to_memfd()).transpose();
     memfd.map_err(|source| io_error("make a filter for", Path::new(plan.id.as_str()), source))
 }

@@ -81,6 +81,9 @@ pub struct ContainerSpec {
     pub oom_kills_before: u64,
     pub stop_signal: i32,
     pub capabilities: CapabilitySets,
+    /// Whether its seccomp filter keeps its files in the project that limits its writable layer.
+    #[serde(default)]
+    pub keeps_project: bool,
     /// The AppArmor profile of its processes.
     #[serde(default)]
     pub apparmor: Option<String>,

@@ -17,7 +17,10 @@ use inro::sys::{
 
 use crate::{
     config,
-    harness::{Container, Disk, Node, eventually, own_network, own_users, patience, skipped},
+    harness::{
+        Container, Disk, Node, eventually, own_network, own_users, patience, skipped,
+        v1::{self, security_profile::ProfileType},
+    },
     image_volumes, images, stats, userns,
 };
 
@@ -278,7 +281,7 @@ fn a_daemon_that_is_killed_at_any_moment_leaves_no_limit() {
             node.daemon.restart();
             for container in node.cri.list_containers(Default::default()).expect("list").containers {
                 if container.id != kept.id {
-                    let request = crate::harness::v1::RemoveContainerRequest {
+                    let request = v1::RemoveContainerRequest {
                         container_id: container.id,
                     };
                     node.cri.remove_container(request).expect("remove");
@@ -338,6 +341,50 @@ fn a_pod_with_users_of_its_own_cannot_leave_its_project() {
         assert!(other.status.success(), "what else it may: {other:?}");
         let (_, project) = project_of(&node, &container.id);
         assert!(project.used_bytes > 12 * MIB, "{project:?}");
+    });
+}
+
+#[test]
+fn no_container_leaves_its_project_but_a_privileged_one() {
+    on_each("no_container_leaves_its_project_but_a_privileged_one", |disk| {
+        let mut node = node(disk, &limits(16, 0));
+        let run = |node: &Node, edit: &dyn Fn(&mut v1::LinuxContainerSecurityContext)| {
+            let pod = node.pod(|config| {
+                let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+                security.expect("made by pod").privileged = true;
+            });
+            let container = pod.container("shell", &["sh", "-c", "probe leave /first; sleep 1000"], |config| {
+                let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+                edit(security.expect("made by try_container"));
+            });
+            container.start();
+            container
+        };
+        let profile = |kind: ProfileType| {
+            Some(v1::SecurityProfile {
+                profile_type: kind.into(),
+                ..Default::default()
+            })
+        };
+        let containers = [ProfileType::Unconfined, ProfileType::RuntimeDefault]
+            .map(|kind| run(&node, &|security| security.seccomp = profile(kind)));
+        const REFUSED: &str = "1 1 38";
+        for container in &containers {
+            container.wait_logged(REFUSED);
+            assert_eq!(container.sh("probe leave /second"), REFUSED);
+        }
+        // An exec keeps it too whatever the daemon limits by then.
+        node.daemon.kill9();
+        reconfigure(&node, &limits(16, 0), "");
+        node.daemon.restart();
+        for container in &containers {
+            assert_eq!(container.sh("probe leave /third"), REFUSED);
+        }
+        let privileged = run(&node, &|security| security.privileged = true);
+        assert!(
+            privileged.sh("probe leave /second").starts_with("0 0 "),
+            "the probe can do it"
+        );
     });
 }
 

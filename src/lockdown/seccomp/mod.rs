@@ -2,6 +2,7 @@
 
 mod emit;
 mod profile;
+mod project;
 
 use std::{
     collections::HashMap,
@@ -23,6 +24,7 @@ use crate::{
 
 /// The profile that this build ships for `RuntimeDefault`.
 const DEFAULT: &str = include_str!("../../../seccomp-profiles/default.json");
+const EVERYTHING: &str = r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#;
 /// Compiled programs kept; more distinct profiles than this on one node are compiled again.
 const CACHED: usize = 64;
 
@@ -49,20 +51,26 @@ impl Program {
     }
 }
 
-/// Keyed by the digest of the profile's text and the capabilities that its rules may ask for.
-type Cache = Mutex<HashMap<([u8; 32], u64), Arc<Program>>>;
+/// Keyed by the digest of the profile's text, the capabilities that its rules may ask for, and whether projects are kept.
+type Cache = Mutex<HashMap<([u8; 32], u64, bool), Arc<Program>>>;
 static CACHE: LazyLock<Cache> = LazyLock::new(Cache::default);
 
-/// The filter of a container; `None` when it is unconfined or privileged.
+/// The filter of a container; `None` when it is privileged, or unconfined. One that must keep the project of its files has a
+/// filter for that at least.
 ///
 /// # Errors
 /// [`LockdownError::Profile`] when the file is missing or not a profile, [`LockdownError::Invalid`] when it is not named.
-pub fn compile(security: &Security, capabilities: &CapabilitySets) -> Result<Option<Arc<Program>>, LockdownError> {
+pub fn compile(
+    security: &Security,
+    capabilities: &CapabilitySets,
+    keeps_project: bool,
+) -> Result<Option<Arc<Program>>, LockdownError> {
     if security.privileged {
         return Ok(None);
     }
     let (path, text) = match &security.seccomp {
-        Profile::Unconfined => return Ok(None),
+        Profile::Unconfined if !keeps_project => return Ok(None),
+        Profile::Unconfined => (Path::new("Unconfined"), EVERYTHING.to_owned()),
         Profile::RuntimeDefault => (Path::new("RuntimeDefault"), DEFAULT.to_owned()),
         Profile::Localhost(path) if !path.starts_with('/') => {
             let why = format!("{path:?} is not an absolute path");
@@ -80,15 +88,19 @@ pub fn compile(security: &Security, capabilities: &CapabilitySets) -> Result<Opt
             (path, fs::read_to_string(path).map_err(unreadable)?)
         }
     };
-    let key = (Sha256::digest(text.as_bytes()).into(), capabilities.bounding);
+    let digest = Sha256::digest(text.as_bytes()).into();
+    let key = (digest, capabilities.bounding, keeps_project);
     let lock = || CACHE.lock().expect("no panic while the cache is held");
     if let Some(program) = lock().get(&key) {
         return Ok(Some(program.clone()));
     }
-    let rules = profile::parse(&text, capabilities.bounding).map_err(|why| LockdownError::Profile {
+    let mut rules = profile::parse(&text, capabilities.bounding).map_err(|why| LockdownError::Profile {
         path: path.to_owned(),
         why,
     })?;
+    if keeps_project {
+        project::keep_projects(&mut rules);
+    }
     let program = Arc::new(Program(emit::program(&rules)));
     if program.0.len() > 4096 {
         let why = format!("{} instructions are more than the kernel takes", program.0.len());

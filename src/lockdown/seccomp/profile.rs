@@ -116,9 +116,9 @@ struct FilterJson {
     min_kernel: Option<String>,
 }
 
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-const AUDIT_ARCH_I386: u32 = 0x4000_0003;
-const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
+pub const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+pub const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+pub const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
 
 /// Resolves a profile for a container with the capabilities of `bounding`. The error names the key at fault.
 pub fn parse(text: &str, bounding: u64) -> Result<Rules, String> {

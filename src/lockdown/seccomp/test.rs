@@ -209,6 +209,63 @@ fn thirty_two_bit_calls_are_filtered_by_their_own_numbers() {
 }
 
 #[test]
+fn a_container_keeps_its_project_by_whatever_call() {
+    const I386: u32 = 0x4000_0003;
+    const TCGETS: u64 = 0x5401;
+    let compiled = |text: &str| {
+        let mut rules = profile::parse(text, 0xa804_25fb).unwrap();
+        project::keep_projects(&mut rules);
+        plain(&emit::program(&rules))
+    };
+    let no_32_bit = r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64"],
+        "syscalls":[{"names":["mount"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    for text in [DEFAULT, EVERYTHING, no_32_bit] {
+        let program = compiled(text);
+        for (architecture, ioctl) in [(X86_64, 16), (I386, 54)] {
+            let call = |command| interpret(&program, architecture, ioctl, [3, command, 0, 0, 0, 0]);
+            for command in [0x401c_5820, 0x4008_6602, 0x4004_6602, 1 << 32 | 0x401c_5820] {
+                assert_eq!(call(command), EPERM, "{command:#x} of {architecture:#x}");
+            }
+            assert_eq!(call(TCGETS), ALLOW);
+            assert_ne!(interpret(&program, architecture, 469, [0; 6]), ALLOW, "file_setattr");
+        }
+        for x32 in [16, 514] {
+            let call = interpret(&program, X86_64, 0x4000_0000 + x32, [3, 0x401c_5820, 0, 0, 0, 0]);
+            assert_eq!(call, EPERM, "{x32} of x32");
+        }
+    }
+    let program = compiled(no_32_bit);
+    assert_eq!(interpret(&program, X86_64, 165, [0; 6]), EPERM, "mount");
+    assert_eq!(
+        interpret(&program, I386, 21, [0; 6]),
+        ALLOW,
+        "mount, which the profile does not know of there"
+    );
+}
+
+#[test]
+fn only_who_must_keep_a_project_has_a_filter_for_that() {
+    let compile = |security: &Security, keeps| compile(security, &CapabilitySets::default(), keeps).unwrap();
+    let unconfined = Security {
+        seccomp: Profile::Unconfined,
+        ..crate::spec::test_security()
+    };
+    assert!(compile(&unconfined, false).is_none());
+    assert!(compile(&unconfined, true).is_some());
+    let default = Security {
+        seccomp: Profile::RuntimeDefault,
+        ..unconfined.clone()
+    };
+    let [without, with] = [false, true].map(|keeps| compile(&default, keeps).unwrap());
+    assert_ne!(without.instructions(), with.instructions());
+    let privileged = Security {
+        privileged: true,
+        ..unconfined
+    };
+    assert!(compile(&privileged, true).is_none());
+}
+
+#[test]
 fn faults_are_named() {
     let parse = |text: &str| profile::parse(text, 0).unwrap_err();
     assert!(parse("{}").contains("defaultAction"));
@@ -222,7 +279,7 @@ fn faults_are_named() {
         ..crate::spec::test_security()
     };
     assert!(
-        compile(&missing, &CapabilitySets::default())
+        compile(&missing, &CapabilitySets::default(), false)
             .unwrap_err()
             .to_string()
             .contains("/nonexistent/p.json")
