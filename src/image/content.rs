@@ -42,7 +42,7 @@ impl Content {
         }
     }
 
-    /// Makes the folders, and removes what an earlier life did not finish.
+    /// Makes the folders, and has removed what an earlier life did not finish, for which nobody waits.
     pub fn open(root: &Path, snapshotter: Snapshotter) -> Result<Self, ImageError> {
         let content = Self {
             snapshotter,
@@ -56,36 +56,33 @@ impl Content {
             let path = root.join(name);
             durable::remove_unfinished(&path).map_err(io("clean up", &path))?;
         }
-        content.empty_tmp()?;
-        content.remove_unmarked()?;
+        let mut left = content.left_in_tmp()?;
+        left.extend(content.unmarked()?);
+        if !left.is_empty() {
+            thread::spawn(move || drop(left));
+        }
         Ok(content)
+    }
+
+    fn left_in_tmp(&self) -> Result<Vec<Trash>, ImageError> {
+        let tmp = self.root.join("tmp");
+        let entries = fs::read_dir(&tmp).map_err(io("list", &tmp))?;
+        let left = entries.map(|entry| entry.map(|entry| Trash(entry.path())));
+        left.collect::<Result<_, _>>().map_err(io("list", &tmp))
     }
 
     /// Layers were named before they were marked, once. One whose mark is there and damaged may be below a container: it
     /// stays.
-    fn remove_unmarked(&self) -> Result<(), ImageError> {
+    fn unmarked(&self) -> Result<Vec<Trash>, ImageError> {
         let layers = self.root.join("layers");
+        let mut unmarked = Vec::new();
         for entry in fs::read_dir(&layers).map_err(io("list", &layers))? {
             let path = entry.map_err(io("list", &layers))?.path();
             if fs::symlink_metadata(path.join("done")).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-                self.discard(&path)?;
+                unmarked.extend(self.put_away(&path)?);
             }
         }
-        Ok(())
-    }
-
-    fn empty_tmp(&self) -> Result<(), ImageError> {
-        let tmp = self.root.join("tmp");
-        for entry in fs::read_dir(&tmp).map_err(io("list", &tmp))? {
-            let path = entry.map_err(io("list", &tmp))?.path();
-            let removed = if path.is_dir() {
-                remove_tree(&path)
-            } else {
-                fs::remove_file(&path)
-            };
-            removed.map_err(io("remove", &path))?;
-        }
-        Ok(())
+        Ok(unmarked)
     }
 
     /// A new folder in `tmp`, with one in it for a layer to be unpacked into.
@@ -281,7 +278,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A folder in `tmp` that had a name, and is removed.
+/// What is in `tmp` and was left there or had a name. It is removed with this.
 #[derive(Debug)]
 pub struct Trash(PathBuf);
 
@@ -292,10 +289,15 @@ impl Drop for Trash {
 }
 
 fn remove_or_warn(path: &Path) {
-    if path.exists()
-        && let Err(error) = remove_tree(path)
-    {
-        tracing::warn!(path = %path.display(), %error, "cannot remove; the next start will");
+    let removed = match path.is_dir() {
+        true => remove_tree(path),
+        false => fs::remove_file(path),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "cannot remove; the next start will");
+        }
+        _ => {}
     }
 }
 

@@ -9,7 +9,7 @@
 //! <root>/snapshots/<container>/        upper and work folders of a container's root file system; may have a quota
 //! <root>/partial/<hex>                 what came of large layers that are not unpacked yet, for who goes on with them
 //! <root>/preloaded                     archives that were imported at a start, as they were then
-//! <root>/tmp/                          what is being made; emptied at start
+//! <root>/tmp/                          what is being made, or removed; a start has it emptied
 //! ```
 //! Additional stores are such folders too, of which blobs, layers and images are read.
 //!

@@ -10,10 +10,13 @@ use std::{
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
 
-use crate::harness::{
-    Node,
-    archive::{Files, Image, blob_path, plain, sha256},
-    inro, skipped, tools, v1,
+use crate::{
+    harness::{
+        Node,
+        archive::{Files, Image, blob_path, plain, sha256},
+        inro, skipped, tools, v1,
+    },
+    images,
 };
 
 const NAME: &str = "registry.test/imported:1";
@@ -309,7 +312,7 @@ fn an_import_killed_half_way_leaves_nothing_that_is_served() {
         .run_container(NAME, &["sh", "-c", "wc -c < /data/noise"]);
     container.wait();
     container.wait_logged("25165824\n");
-    assert_eq!(fs::read_dir(node.dir().join("root/tmp")).expect("tmp").count(), 0);
+    images::nothing_is_left(&node);
 }
 
 #[test]

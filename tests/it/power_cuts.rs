@@ -186,6 +186,10 @@ impl Scene {
             .collect();
         self.disk.as_mut().expect("a disk").switch_on();
         self.node.daemon.restart();
+        // It serves before all of that is gone.
+        eventually("what was left is removed", Duration::from_secs(30), || {
+            truth::is_empty(&self.root().join("tmp")).then_some(())
+        });
         self.check(&told, what);
         told
     }

@@ -84,6 +84,10 @@ pub fn names(root: &Path) -> BTreeSet<String> {
     all.collect()
 }
 
+pub fn is_empty(folder: &Path) -> bool {
+    entries(folder).next().is_none()
+}
+
 fn entries(folder: &Path) -> impl Iterator<Item = (OsString, std::path::PathBuf)> + use<> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     entries.map(|entry| {
