@@ -27,8 +27,8 @@ enum Leaf {
     Rules(Vec<Rule>),
 }
 
-/// The program. Calls of an architecture that the profile does not cover get the default action; so do x32 calls,
-/// whose numbers are above all others.
+/// The program. Calls of an architecture that the rules do not cover get the default action; so do x32 calls that they do
+/// not name, whose numbers are above all others.
 pub fn program(rules: &Rules) -> Vec<Instruction> {
     let mut program = vec![op(LOAD, 0, 0, ARCHITECTURE)];
     for architecture in &rules.architectures {
