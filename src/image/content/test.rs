@@ -1,8 +1,5 @@
 use std::{
-    sync::{
-        Barrier,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Instant,
 };
 
@@ -17,9 +14,9 @@ fn a_worker_of_an_earlier_life_that_still_writes_keeps_no_daemon_from_starting()
     fs::create_dir_all(&folder).unwrap();
     let inside = File::open(&folder).unwrap();
     // So many that one of them always comes between the last look and the removal.
-    const WRITERS: u32 = 6;
-    let (begun, is_open) = (Barrier::new(WRITERS as usize + 1), AtomicBool::new(false));
-    let until = Instant::now() + Duration::from_secs(2);
+    const WRITERS: usize = 6;
+    let (begun, is_open) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let until = Instant::now() + Duration::from_secs(10);
     thread::scope(|scope| {
         for writer in 0..WRITERS {
             let (inside, begun, is_open) = (&inside, &begun, &is_open);
@@ -28,7 +25,7 @@ fn a_worker_of_an_earlier_life_that_still_writes_keeps_no_daemon_from_starting()
                     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
                     let written = openat(inside, format!("{writer}-{number}"), flags, Mode::RUSR);
                     if number == 20 {
-                        begun.wait();
+                        begun.fetch_add(1, Ordering::Relaxed);
                     }
                     // In a folder that is gone nothing can be made.
                     if written.is_err() || is_open.load(Ordering::Relaxed) || Instant::now() > until {
@@ -37,12 +34,14 @@ fn a_worker_of_an_earlier_life_that_still_writes_keeps_no_daemon_from_starting()
                 }
             });
         }
-        begun.wait();
+        while begun.load(Ordering::Relaxed) < WRITERS && Instant::now() < until {
+            thread::yield_now();
+        }
         Content::open(dir.path(), Snapshotter::Overlay).expect("the store is opened");
         assert!(Instant::now() < until, "only when nobody wrote any more");
         is_open.store(true, Ordering::Relaxed);
     });
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     while fs::read_dir(dir.path().join("tmp")).unwrap().count() > 0 {
         assert!(Instant::now() < until, "what was left stays");
         thread::sleep(Duration::from_millis(1));
