@@ -58,8 +58,10 @@ impl Content {
         }
         let mut left = content.left_in_tmp()?;
         left.extend(content.unmarked()?);
-        if !left.is_empty() {
-            thread::spawn(move || drop(left));
+        if !left.is_empty()
+            && let Err(error) = thread::Builder::new().spawn(move || drop(left))
+        {
+            tracing::debug!(%error, "what was left is removed at once");
         }
         Ok(content)
     }
@@ -173,15 +175,16 @@ impl Content {
         })
     }
 
-    /// Gives a layer its name that is marked and on the disk, unless another has had it meanwhile.
-    pub fn name_layer(&self, chain_id: &str, scratch: &Scratch) -> Result<(), ImageError> {
+    /// Gives a layer its name that is marked and on the disk, unless another has had it meanwhile. Answers what had the name.
+    pub fn name_layer(&self, chain_id: &str, scratch: &Scratch) -> Result<Option<Trash>, ImageError> {
         if self.layer_record(chain_id).is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let target = self.layer(chain_id);
         // Its mark cannot be read.
-        self.discard(&target)?;
-        fs::rename(&scratch.path, &target).map_err(io("name", &target))
+        let damaged = self.put_away(&target)?;
+        fs::rename(&scratch.path, &target).map_err(io("name", &target))?;
+        Ok(damaged)
     }
 
     /// Makes an unpacked layer durable that is to take the place of a damaged one.
@@ -214,15 +217,8 @@ impl Content {
         swapped.map_err(|errno| io("replace", &target)(errno.into()))
     }
 
-    /// Removes a folder by a rename into `tmp` first: half of a layer is never seen as one.
-    pub fn discard(&self, path: &Path) -> Result<(), ImageError> {
-        match self.put_away(path)? {
-            None => Ok(()),
-            Some(trash) => remove_tree(&trash.0).map_err(io("remove", &trash.0)),
-        }
-    }
-
-    /// Takes a folder's name from it, if it is there. Its files, which may take seconds, go with the drop of the answer.
+    /// Takes a folder's name from it, if it is there: half of a layer is never seen as one. Its files, which may take seconds, go
+    /// with the drop of the answer.
     pub fn put_away(&self, path: &Path) -> Result<Option<Trash>, ImageError> {
         let trash = self.in_tmp();
         match fs::rename(path, &trash) {

@@ -279,7 +279,11 @@ impl Images {
     pub fn remove(&self, name: &str) -> Result<(), ImageError> {
         match self.find(name)? {
             Some(image) => self.store.remove(&image.id),
-            None => Ok(()),
+            // Somebody else may just be removing it.
+            None => {
+                self.store.settle();
+                Ok(())
+            }
         }
     }
 

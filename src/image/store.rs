@@ -30,7 +30,7 @@ pub struct Store {
     additional: Additional,
     /// Held by who changes what is on the disk, as long as that takes: one change comes after the other. Before `state`.
     changes: Mutex<()>,
-    /// Guards the table. Never held while a disk is waited for, for whoever looks for an image waits then.
+    /// Guards the table. Never held while files are removed or a sync is waited for: whoever looks for an image waits for it.
     state: Mutex<State>,
 }
 
@@ -42,6 +42,8 @@ struct State {
     holds: HashMap<ImageId, HashSet<ContainerId>>,
     /// Layers of pulls that are not named yet.
     leased: HashMap<String, usize>,
+    /// Pulls that are not named yet: also those of images without layers.
+    leases: usize,
 }
 
 impl Store {
@@ -204,10 +206,18 @@ impl Store {
         }
     }
 
-    /// Whether a layer is there, whole. It then stays until [`Store::end_lease`].
-    pub fn lease(&self, chain_id: &str) -> bool {
+    /// Begins a pull's claim: layers that are there stay until [`Store::end_lease`], and so does every document.
+    pub fn lease(&self, chain_ids: &[String]) {
         let mut state = self.lock();
-        *state.leased.entry(chain_id.to_owned()).or_default() += 1;
+        state.leases += 1;
+        for chain_id in chain_ids {
+            *state.leased.entry(chain_id.clone()).or_default() += 1;
+        }
+    }
+
+    /// Whether a layer is there, whole.
+    pub fn has(&self, chain_id: &str) -> bool {
+        let mut state = self.lock();
         if !state.layers.contains_key(chain_id)
             && let Some(record) = self.content.layer_record(chain_id)
         {
@@ -219,6 +229,7 @@ impl Store {
     /// Ends a pull's claim on layers.
     pub fn end_lease(&self, chain_ids: &[String]) {
         let mut state = self.lock();
+        state.leases -= 1;
         for chain_id in chain_ids {
             if let Some(count) = state.leased.get_mut(chain_id) {
                 *count -= 1;
@@ -276,6 +287,11 @@ impl Store {
         drop(change);
         drop(unused);
         Ok(())
+    }
+
+    /// What others change, or remove, is on the disk then.
+    pub fn settle(&self) {
+        drop(self.change());
     }
 
     pub fn hold(&self, image: &ImageId, container: &ContainerId) {
@@ -402,7 +418,7 @@ impl Store {
                 Err(error) => tracing::warn!(layer, %error, "cannot remove a layer"),
             }
         }
-        if !state.leased.is_empty() {
+        if state.leases > 0 {
             return trash;
         }
         let needed: HashSet<String> = images

@@ -287,9 +287,12 @@ impl Pull {
         blocking(move || {
             let images = vec![MadeImage { record, documents }];
             let layers = fetched.layers.into_iter().map(Fetched::settle).collect();
-            store.commit(Made { layers, images }, &writes)?;
+            let committed = store.commit(Made { layers, images }, &writes);
             drop((fetched.turns, lease));
-            Ok(id)
+            if committed.is_err() {
+                store.collect();
+            }
+            committed.map(|()| id)
         })
         .await
     }
@@ -369,7 +372,7 @@ struct FetchedLayers {
     turns: Vec<tokio::sync::OwnedMutexGuard<()>>,
 }
 
-/// A pull's claim on its layers: none is removed before the image is named.
+/// A pull's claim on its layers and documents: none is removed before the image is named.
 pub struct Lease {
     store: Arc<Store>,
     chain: Vec<String>,
@@ -377,17 +380,13 @@ pub struct Lease {
 
 impl Lease {
     pub fn new(store: Arc<Store>, chain: Vec<String>) -> Self {
-        for chain_id in &chain {
-            store.lease(chain_id);
-        }
+        store.lease(&chain);
         Self { store, chain }
     }
 
     /// Whether a layer is there, whole.
     pub fn has(&self, chain_id: &str) -> bool {
-        let present = self.store.lease(chain_id);
-        self.store.end_lease(&[chain_id.to_owned()]);
-        present
+        self.store.has(chain_id)
     }
 }
 

@@ -1,9 +1,10 @@
 //! How what was made becomes durable: two waits for the disk, however many layers and images there are.
 //!
 //! First the bytes of everything, which has no names yet, then the names, each after what it means. File systems keep renames
-//! in their order, and where one did not, an image without all of its layers is forgotten at the next start.
+//! in their order, and where one did not, an image without all of its layers is forgotten at the next start. Only records that
+//! lose a name, or that others have changed meanwhile, are waited for one by one.
 
-use super::{State, Store};
+use super::{State, Store, read};
 use crate::{
     durable::Unnamed,
     image::{
@@ -13,7 +14,6 @@ use crate::{
         records::{ImageRecord, LayerRecord},
         unpack::Unpacked,
     },
-    model::ImageId,
 };
 
 /// What a pull or an import has made.
@@ -35,7 +35,7 @@ impl Store {
     ///
     /// # Errors
     /// [`ImageError::Io`], also when the disk lost some of the `writes` before.
-    pub fn commit(&self, made: Made, writes: &Writes) -> Result<Vec<ImageId>, ImageError> {
+    pub fn commit(&self, made: Made, writes: &Writes) -> Result<(), ImageError> {
         let Made { layers, images } = made;
         let mut marked = Vec::new();
         for (chain_id, scratch, layer) in layers {
@@ -53,11 +53,11 @@ impl Store {
         if !marked.is_empty() || !documents.is_empty() || records.iter().any(|record| record.file.is_some()) {
             writes.sync()?;
         }
-        let ids = self.name(&marked, documents, records)?;
+        self.name(&marked, documents, records)?;
         for folder in ["layers", "blobs/sha256", "images"] {
             self.content.sync_folder(folder)?;
         }
-        Ok(ids)
+        Ok(())
     }
 
     fn expect(&self, given: ImageRecord) -> Result<Expected, ImageError> {
@@ -74,22 +74,27 @@ impl Store {
         layers: &[(LayerRecord, Scratch)],
         documents: Vec<Unnamed>,
         records: Vec<Expected>,
-    ) -> Result<Vec<ImageId>, ImageError> {
+    ) -> Result<(), ImageError> {
+        // Removed when others may change something again.
+        let mut trash = Vec::new();
         let _change = self.change();
         for (layer, scratch) in layers {
-            self.content.name_layer(&layer.chain_id, scratch)?;
+            trash.extend(self.content.name_layer(&layer.chain_id, scratch)?);
+            // Known from here on, so that a sweep finds it if nothing comes of the image.
+            self.has(&layer.chain_id);
         }
         let blobs = self.content.root.join("blobs/sha256");
         for document in documents {
             document.name().map_err(io("name a document in", &blobs))?;
         }
-        records.into_iter().map(|record| self.name_image(record)).collect()
+        records.into_iter().try_for_each(|record| self.name_image(record))
     }
 
-    fn name_image(&self, expected: Expected) -> Result<ImageId, ImageError> {
+    fn name_image(&self, expected: Expected) -> Result<(), ImageError> {
         let AmongOthers { record, others } = among_others(&self.lock(), &self.additional, expected.given);
-        for other in &others {
-            self.write(other)?;
+        for other in others {
+            self.write(&other)?;
+            self.lock().images.insert(other.id.clone(), other);
         }
         match expected.file {
             Some(file) if record == expected.record => {
@@ -99,21 +104,13 @@ impl Store {
             _ if self.is_on_record(&record) => {}
             _ => self.write(&record)?,
         }
-        let layers = record
-            .layers
-            .iter()
-            .filter_map(|layer| self.content.layer_record(layer));
-        let layers: Vec<_> = layers.map(|layer| (layer.chain_id.clone(), layer)).collect();
-        let id = record.id.clone();
-        let mut state = self.lock();
-        state.layers.extend(layers);
-        let changed = others.into_iter().chain([record]);
-        state.images.extend(changed.map(|record| (record.id.clone(), record)));
-        Ok(id)
+        self.lock().images.insert(record.id.clone(), record);
+        Ok(())
     }
 
+    /// Whether the disk has it as it is: memory may know of a write that failed half way.
     fn is_on_record(&self, record: &ImageRecord) -> bool {
-        self.lock().images.get(&record.id) == Some(record)
+        read(&self.content.image(&record.id.0)).as_ref() == Some(record)
     }
 }
 
