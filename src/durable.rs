@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io,
+    io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -23,7 +23,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Those of the file system.
 pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let unnamed = Unnamed::write(path, bytes)?;
-    File::open(&unnamed.temporary)?.sync_data()?;
+    unnamed.file.sync_data()?;
     unnamed.name()?;
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
@@ -34,6 +34,7 @@ pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// A file that has its bytes, though not on the disk, and not its name. It goes unless it gets that.
 #[derive(Debug)]
 pub struct Unnamed {
+    file: File,
     temporary: PathBuf,
     path: PathBuf,
 }
@@ -44,11 +45,13 @@ impl Unnamed {
     /// # Errors
     /// Those of the file system.
     pub fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
-        let unnamed = Self {
-            temporary: temporary(path),
+        let temporary = temporary(path);
+        let mut unnamed = Self {
+            file: File::create(&temporary)?,
+            temporary,
             path: path.to_owned(),
         };
-        fs::write(&unnamed.temporary, bytes)?;
+        unnamed.file.write_all(bytes)?;
         Ok(unnamed)
     }
 
