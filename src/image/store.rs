@@ -271,9 +271,17 @@ impl Store {
     }
 
     fn remove_own(&self, id: &ImageId) -> Result<(), ImageError> {
-        let change = self.change();
+        if self.forget(id)? {
+            self.collect();
+        }
+        Ok(())
+    }
+
+    /// Removes an image's record. Answers whether there was one.
+    fn forget(&self, id: &ImageId) -> Result<bool, ImageError> {
+        let _change = self.change();
         if self.lock().images.remove(id).is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let path = self.content.image(&id.0);
         if let Err(error) = fs::remove_file(&path)
@@ -283,10 +291,7 @@ impl Store {
         }
         // What it named goes only when nothing names it any more, on the disk too.
         self.content.sync_folder("images")?;
-        let unused = self.sweep(&mut self.lock());
-        drop(change);
-        drop(unused);
-        Ok(())
+        Ok(true)
     }
 
     /// What others change, or remove, is on the disk then.
@@ -304,10 +309,9 @@ impl Store {
 
     /// Blocks where the container was the last of an image that is removed.
     pub fn release(&self, image: &ImageId, container: &ContainerId) {
-        if !self.was_last(image, container) {
-            return;
+        if self.was_last(image, container) {
+            self.collect();
         }
-        self.collect();
     }
 
     /// Ends a hold. Answers whether it was the last of an image that is removed.
