@@ -323,16 +323,13 @@ impl TryFrom<RequirementJson> for Requirement {
 
 impl By {
     fn fulcio(json: FulcioJson) -> Result<Self, String> {
-        let ca = [
-            json.ca_path.map(|path| paths("fulcio.caPath", vec![path])),
-            json.ca_data.map(|data| datas("fulcio.caData", vec![data])),
-        ];
-        let ca = only(ca).map_err(|_| "fulcio: one of caPath and caData must be there, and one only")?;
+        let ca = file_or_data(("fulcio.caPath", json.ca_path), ("fulcio.caData", json.ca_data));
+        let ca = ca.map_err(|_| "fulcio: one of caPath and caData must be there, and one only")?;
         if json.oidc_issuer.is_empty() || json.subject_email.is_empty() {
             return Err("fulcio: oidcIssuer and subjectEmail must not be empty".into());
         }
         Ok(Self::Fulcio {
-            ca: ca?.remove(0),
+            ca: ca?,
             issuer: json.oidc_issuer,
             email: json.subject_email,
         })
@@ -341,19 +338,17 @@ impl By {
 
 impl Pki {
     fn of(json: PkiJson) -> Result<Self, String> {
-        let roots = [
-            json.ca_roots_path.map(|path| paths("pki.caRootsPath", vec![path])),
-            json.ca_roots_data.map(|data| datas("pki.caRootsData", vec![data])),
-        ];
-        let roots = only(roots).map_err(|_| "pki: one of caRootsPath and caRootsData must be there, and one only")?;
-        let between = [
-            json.ca_intermediates_path
-                .map(|path| paths("pki.caIntermediatesPath", vec![path])),
-            json.ca_intermediates_data
-                .map(|data| datas("pki.caIntermediatesData", vec![data])),
-        ];
-        let between = match only(between) {
-            Ok(between) => Some(between?.remove(0)),
+        let roots = file_or_data(
+            ("pki.caRootsPath", json.ca_roots_path),
+            ("pki.caRootsData", json.ca_roots_data),
+        );
+        let roots = roots.map_err(|_| "pki: one of caRootsPath and caRootsData must be there, and one only")?;
+        let between = file_or_data(
+            ("pki.caIntermediatesPath", json.ca_intermediates_path),
+            ("pki.caIntermediatesData", json.ca_intermediates_data),
+        );
+        let between = match between {
+            Ok(between) => Some(between?),
             Err(0) => None,
             Err(_) => return Err("pki: both caIntermediatesPath and caIntermediatesData are there".into()),
         };
@@ -369,7 +364,7 @@ impl Pki {
             })
             .transpose()?;
         Ok(Self {
-            roots: roots?.remove(0),
+            roots: roots?,
             between,
             email,
             host,
@@ -384,6 +379,18 @@ fn only<T, const N: usize>(all: [Option<T>; N]) -> Result<T, usize> {
         1 => Ok(given.remove(0)),
         count => Err(count),
     }
+}
+
+/// What is in a file or in the policy itself, with the keys of both; or how many of them are there.
+fn file_or_data(
+    (path_key, path): (&'static str, Option<PathBuf>),
+    (data_key, data): (&'static str, Option<String>),
+) -> Result<Result<Source, String>, usize> {
+    let given = only([
+        path.map(|path| paths(path_key, vec![path])),
+        data.map(|data| datas(data_key, vec![data])),
+    ]);
+    given.map(|sources| sources.map(|mut sources| sources.remove(0)))
 }
 
 fn paths(key: &'static str, all: Vec<PathBuf>) -> Result<Vec<Source>, String> {
