@@ -379,4 +379,4 @@ pub fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> ImageError
 }
 
 #[cfg(test)]
-mod test;
+pub mod test;

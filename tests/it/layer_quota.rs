@@ -21,7 +21,7 @@ use crate::{
         Container, Disk, Node, eventually, own_network, own_users, patience, skipped,
         v1::{self, security_profile::ProfileType},
     },
-    image_volumes, images, stats, userns,
+    image_volumes, images, security, stats, userns,
 };
 
 const MIB: u64 = 1 << 20;
@@ -354,20 +354,13 @@ fn no_container_leaves_its_project_but_a_privileged_one() {
                 security.expect("made by pod").privileged = true;
             });
             let container = pod.container("shell", &["sh", "-c", "probe leave /first; sleep 1000"], |config| {
-                let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-                edit(security.expect("made by try_container"));
+                security::security(config, edit);
             });
             container.start();
             container
         };
-        let profile = |kind: ProfileType| {
-            Some(v1::SecurityProfile {
-                profile_type: kind.into(),
-                ..Default::default()
-            })
-        };
         let containers = [ProfileType::Unconfined, ProfileType::RuntimeDefault]
-            .map(|kind| run(&node, &|security| security.seccomp = profile(kind)));
+            .map(|kind| run(&node, &|security| security.seccomp = Some(security::profile(kind, ""))));
         const REFUSED: &str = "1 1 38";
         for container in &containers {
             container.wait_logged(REFUSED);
@@ -396,8 +389,7 @@ fn with_limits_everything_else_is_as_without() {
         image_volumes::mount_read_only(&node);
         userns::map_images(&node);
         let readonly = node.pod(|_| {}).container("shell", &["sleep", "1000"], |config| {
-            let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
-            security.expect("made by try_container").readonly_rootfs = true;
+            security::security(config, |security| security.readonly_rootfs = true);
         });
         readonly.start();
         assert!(readonly.exec(&["touch", "/file"]).exit_code != 0);

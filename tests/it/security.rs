@@ -19,7 +19,8 @@ fn create(node: &Node, edit: impl FnOnce(&mut v1::LinuxContainerSecurityContext)
         .try_container("shell", &["sleep", "1000"], |config| security(config, edit))
 }
 
-fn security(config: &mut v1::ContainerConfig, edit: impl FnOnce(&mut v1::LinuxContainerSecurityContext)) {
+/// Edits a container's security context.
+pub fn security(config: &mut v1::ContainerConfig, edit: impl FnOnce(&mut v1::LinuxContainerSecurityContext)) {
     let context = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
     edit(context.expect("made by try_container"));
 }
@@ -209,7 +210,7 @@ fn selinux_labels_are_refused_where_they_would_be_enforced_and_only_there() {
     }
 }
 
-fn profile(kind: v1::security_profile::ProfileType, reference: &str) -> v1::SecurityProfile {
+pub fn profile(kind: v1::security_profile::ProfileType, reference: &str) -> v1::SecurityProfile {
     v1::SecurityProfile {
         profile_type: kind.into(),
         localhost_ref: reference.into(),

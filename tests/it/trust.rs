@@ -628,6 +628,12 @@ struct SigningKey {
 }
 
 impl SigningKey {
+    /// The same for who makes certificates of it.
+    fn pair(&self) -> rcgen::KeyPair {
+        let pem = fs::read_to_string(&self.private).expect("a key");
+        rcgen::KeyPair::from_pem(&pem).expect("PKCS #8")
+    }
+
     fn new(dir: &Path, name: &str) -> SigningKey {
         let key = SigningKey {
             private: dir.join(format!("{name}.key")),

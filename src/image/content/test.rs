@@ -12,40 +12,65 @@ fn a_worker_of_an_earlier_life_that_still_writes_keeps_no_daemon_from_starting()
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("tmp/left/fs");
     fs::create_dir_all(&folder).unwrap();
-    let inside = File::open(&folder).unwrap();
-    // So many that one of them always comes between the last look and the removal.
-    const WRITERS: usize = 6;
-    let (begun, is_open) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let until = Instant::now() + Duration::from_secs(10);
-    thread::scope(|scope| {
-        for writer in 0..WRITERS {
-            let (inside, begun, is_open) = (&inside, &begun, &is_open);
-            scope.spawn(move || {
-                for number in 0_u32.. {
-                    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-                    let written = openat(inside, format!("{writer}-{number}"), flags, Mode::RUSR);
-                    if number == 20 {
-                        begun.fetch_add(1, Ordering::Relaxed);
-                    }
-                    // In a folder that is gone nothing can be made.
-                    if written.is_err() || is_open.load(Ordering::Relaxed) || Instant::now() > until {
-                        return;
-                    }
-                }
-            });
-        }
-        while begun.load(Ordering::Relaxed) < WRITERS && Instant::now() < until {
-            thread::yield_now();
-        }
+    beside_writers(&File::open(&folder).unwrap(), |writers| {
         Content::open(dir.path(), Snapshotter::Overlay).expect("the store is opened");
-        assert!(Instant::now() < until, "only when nobody wrote any more");
-        is_open.store(true, Ordering::Relaxed);
+        assert!(writers.go_on(), "only when nobody wrote any more");
     });
     let until = Instant::now() + Duration::from_secs(60);
     while fs::read_dir(dir.path().join("tmp")).unwrap().count() > 0 {
         assert!(Instant::now() < until, "what was left stays");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Some that write into a folder, which hardly anybody can remove then, until they are told or it is gone, and ten seconds at most.
+pub struct Writers {
+    until: Instant,
+    is_over: AtomicBool,
+}
+
+impl Writers {
+    pub fn go_on(&self) -> bool {
+        !self.is_over.load(Ordering::Relaxed) && Instant::now() < self.until
+    }
+
+    pub fn stop(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+pub fn beside_writers<T>(folder: &File, work: impl FnOnce(&Writers) -> T) -> T {
+    // So many that one of them always comes between the last look and the removal.
+    const COUNT: usize = 6;
+    let begun = AtomicUsize::new(0);
+    let writers = Writers {
+        until: Instant::now() + Duration::from_secs(10),
+        is_over: AtomicBool::new(false),
+    };
+    thread::scope(|scope| {
+        for writer in 0..COUNT {
+            let (begun, writers) = (&begun, &writers);
+            scope.spawn(move || {
+                for number in 0_u32.. {
+                    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+                    let written = openat(folder, format!("{writer}-{number}"), flags, Mode::RUSR);
+                    if number == 20 {
+                        begun.fetch_add(1, Ordering::Relaxed);
+                    }
+                    // In a folder that is gone nothing can be made.
+                    if written.is_err() || !writers.go_on() {
+                        return;
+                    }
+                }
+            });
+        }
+        while begun.load(Ordering::Relaxed) < COUNT && writers.go_on() {
+            thread::yield_now();
+        }
+        let done = work(&writers);
+        writers.stop();
+        done
+    })
 }
 
 #[test]

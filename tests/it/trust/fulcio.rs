@@ -270,12 +270,18 @@ struct House {
     log: SigningKey,
 }
 
+/// Who may certify.
+pub fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params
+}
+
 impl House {
     fn new(stage: &Stage, name: &str) -> House {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.not_before = date_time_ymd(2020, 1, 1);
+        let params = authority(name);
         let key = KeyPair::generate().expect("a key");
         let root = params.self_signed(&key).expect("a root").pem();
         House {
@@ -310,8 +316,7 @@ impl House {
             CustomExtension::from_oid_content(&id(1), issuer.into()),
             CustomExtension::from_oid_content(&id(8), text),
         ];
-        let key = KeyPair::from_pem(&fs::read_to_string(&of.private).expect("a key")).expect("PKCS #8");
-        params.signed_by(&key, &self.authority).expect("a certificate")
+        params.signed_by(&of.pair(), &self.authority).expect("a certificate")
     }
 
     fn certificate(&self) -> Certificate {

@@ -1,14 +1,14 @@
 //! Signatures by who holds a certificate of a PKI that the policy names.
 
-use std::fs;
-
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
-};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType, date_time_ymd};
 use serde_json::{Value, json};
 
-use super::{IMAGE, SigningKey, Stage, for_scope, fulcio::Attached, payload, refused};
+use super::{
+    IMAGE, SigningKey, Stage, for_scope,
+    fulcio::{Attached, authority},
+    payload, refused,
+};
 
 const EMAIL: &str = "builder@signed.example";
 const HOST: &str = "ci.signed.example";
@@ -104,14 +104,11 @@ struct Pki {
 
 impl Pki {
     fn new(stage: &Stage, name: &str) -> Pki {
-        let ca = |name: String| {
-            let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params
-        };
         let [root_key, key] = [(); 2].map(|()| KeyPair::generate().expect("a key"));
-        let (root, between) = (ca(format!("{name} root")), ca(format!("{name} authority")));
+        let (root, between) = (
+            authority(&format!("{name} root")),
+            authority(&format!("{name} authority")),
+        );
         let root_pem = root.self_signed(&root_key).expect("a root").pem();
         let root = Issuer::new(root, root_key);
         Pki {
@@ -132,13 +129,14 @@ impl Pki {
     }
 
     fn sign(&self, stage: &Stage, certified: &CertificateParams) -> Attached {
-        let pem = fs::read_to_string(&self.holder.private).expect("a key");
-        let key = KeyPair::from_pem(&pem).expect("PKCS #8");
         let payload = payload(&stage.digest(), IMAGE);
         Attached {
             signature: self.holder.sign(&payload),
             payload,
-            certificate: certified.signed_by(&key, &self.authority).expect("a certificate").pem(),
+            certificate: certified
+                .signed_by(&self.holder.pair(), &self.authority)
+                .expect("a certificate")
+                .pem(),
             entry: Value::Null,
         }
     }

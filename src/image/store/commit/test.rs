@@ -1,17 +1,13 @@
 use std::{
     fs::{self, File},
     os::unix::fs::MetadataExt,
-    sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
 };
-
-use rustix::fs::{Mode, OFlags, openat};
 
 use super::*;
 use crate::{
     image::{
-        content::sha256,
+        content::{sha256, test::beside_writers},
         records::VERSION,
         unpack::{self, Snapshotter},
     },
@@ -120,29 +116,17 @@ fn is_told_during_removal() -> bool {
         images: vec![made(record)],
     };
     store.commit(made, &store.content.writes().unwrap()).unwrap();
-    let (is_over, until) = (AtomicBool::new(false), Instant::now() + Duration::from_secs(10));
-    let is_told = thread::scope(|scope| {
-        // A folder that is written into is removed in vain.
-        for writer in 0..6 {
-            let (folder, is_over) = (&folder, &is_over);
-            scope.spawn(move || {
-                let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-                for number in 0_u64.. {
-                    let made = openat(folder, format!("{writer}-{number}"), flags, Mode::RUSR);
-                    if made.is_err() || is_over.load(Ordering::Relaxed) || Instant::now() > until {
-                        return;
-                    }
-                }
-            });
-        }
-        let removal = scope.spawn(|| store.remove(&image("a").id).unwrap());
-        while fs::read_dir(dir.path().join("tmp")).unwrap().count() == 0 && !removal.is_finished() {
-            thread::yield_now();
-        }
-        assert!(store.all().is_empty());
-        let is_told = !removal.is_finished() && Instant::now() < until;
-        is_over.store(true, Ordering::Relaxed);
-        is_told
+    let is_told = beside_writers(&folder, |writers| {
+        thread::scope(|scope| {
+            let removal = scope.spawn(|| store.remove(&image("a").id).unwrap());
+            while fs::read_dir(dir.path().join("tmp")).unwrap().count() == 0 && !removal.is_finished() {
+                thread::yield_now();
+            }
+            assert!(store.all().is_empty());
+            let is_told = !removal.is_finished() && writers.go_on();
+            writers.stop();
+            is_told
+        })
     });
     assert_eq!(unfinished(dir.path()), 0);
     is_told
